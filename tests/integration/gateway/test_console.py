@@ -254,6 +254,12 @@ def test_another_site_s_form_signs_nobody_in_or_out(stack):
         answer = httpx.post(f"{stack.url}/console/{path}", data={"key": stack.key}, headers=headers)
         assert answer.status_code == 403
         assert "set-cookie" not in answer.headers
+        own = stack.url.removeprefix("http://")
+        for origin, status in ((f"http://{own}", 303), ("http://evil.test", 403), ("null", 403)):
+            headers = {"origin": origin, "accept": "text/html"}
+            answer = httpx.post(f"{stack.url}/console/{path}", data={"key": stack.key}, headers=headers)
+            assert answer.status_code == status, origin
+            assert ("set-cookie" in answer.headers) == (status == 303)
 
 
 def test_static_files_are_small_and_kept(stack):
@@ -261,6 +267,9 @@ def test_static_files_are_small_and_kept(stack):
     answer = httpx.get(f"{stack.url}{ASSETS.address('console.css')}", headers={"accept-encoding": "gzip"})
     assert answer.headers["content-encoding"] == "gzip"
     assert "immutable" in answer.headers["cache-control"]
+    for version in ("", "?v=", "?v=" + "0" * 12):
+        other = httpx.get(f"{stack.url}/console/static/console.css{version}")
+        assert other.headers["cache-control"] == "no-cache", "another gateway's version, in an upgrade"
     assert answer.headers["content-type"].startswith("text/css")
     assert httpx.get(f"{stack.url}/console/static/../app.py").status_code == 404
     assert httpx.get(f"{stack.url}/console/static/%2e%2e%2fapp.py").status_code == 404

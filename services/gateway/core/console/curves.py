@@ -1,7 +1,7 @@
 """Series of a job's steps for charts, and their points where no script draws them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,22 +42,17 @@ class Curve:
             "columns": [list(self.steps), *(list(values) for values in self.series.values())],
         }
 
-    def points(self, label: str) -> str:
-        """Return the points of a series for an SVG polyline of `WIDTH` times `HEIGHT`."""
-        known = [
-            (step, value)
-            for step, value in zip(self.steps, self.series[label], strict=True)
-            if value is not None
-        ]
+    def lines(self) -> Iterator[str]:
+        """Yield the points of each series for an SVG polyline of `WIDTH` times `HEIGHT`."""
         every = [value for values in self.series.values() for value in values if value is not None]
-        if not known:
-            return ""
-        low, high = min(every), max(every)
-        first, last = self.steps[0], self.steps[-1]
-        return " ".join(
-            f"{_place(step, first, last, WIDTH):.1f},{HEIGHT - _place(value, low, high, HEIGHT):.1f}"
-            for step, value in known
-        )
+        low, high = min(every, default=0.0), max(every, default=0.0)
+        first, last = (self.steps[0], self.steps[-1]) if self.steps else (0, 0)
+        for values in self.series.values():
+            yield " ".join(
+                f"{_place(step, first, last, WIDTH):.1f},{HEIGHT - _place(value, low, high, HEIGHT):.1f}"
+                for step, value in zip(self.steps, values, strict=True)
+                if value is not None
+            )
 
 
 def curves_of(steps: Sequence[Mapping[str, Any]]) -> list[Curve]:

@@ -32,9 +32,18 @@ class ApiAnswer:
         return not self.problem
 
 
+MAX_NAME = 500
+"""Longer than any valid name."""
+
+
 def path_of(*parts: object) -> str:
     """Return the path of a resource; each part is quoted whole."""
     return "/" + "/".join(quote(str(part), safe="") for part in parts)
+
+
+def is_name(part: str) -> bool:
+    """Return whether a part of a path stays in its place: it is read again once it is unquoted."""
+    return "/" not in part and part not in {".", ".."} and len(part) <= MAX_NAME
 
 
 class OwnApi:
@@ -47,10 +56,6 @@ class OwnApi:
     async def close(self) -> None:
         """Close the client."""
         await self._http.aclose()
-
-    async def get(self, key: str, path: str, **query: object) -> ApiAnswer:
-        """Return what a route answers to a key; parameters that are None or empty are not sent."""
-        return await self.send(key, "GET", path, query=query)
 
     async def send(
         self,
@@ -75,6 +80,8 @@ class OwnApi:
         except TimeoutError:
             problem = f"No answer within {seconds:g} seconds: the part that knows is busy or away."
             return ApiAnswer(status=504, problem=problem)
+        except httpx.InvalidURL:
+            return ApiAnswer(status=414, problem="The search is too long: shorten its fields.")
         return read_answer(response)
 
 

@@ -23,7 +23,10 @@ _NAMES = (
     "vendor/uPlot.min.css",
 )
 PATH = "/console/static/{name:path}"
-FOREVER = {"cache-control": "public, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
+FOREVER = "public, max-age=31536000, immutable"
+SAFELY = {"x-content-type-options": "nosniff"}
+VERSION_DIGITS = 12
+"""Digits of a file's sha256 in its address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,18 @@ class Assets:
 
     def address(self, name: str) -> str:
         """Return the address of a file, which changes with its content."""
-        return f"/console/static/{name}?v={self._files[name].digest[:12]}"
+        return f"/console/static/{name}?v={self._files[name].digest[:VERSION_DIGITS]}"
 
-    def answer(self, name: str, *, takes_gzip: bool) -> Response:
-        """Return a file; 404 if there is none of the name."""
+    def answer(self, name: str, *, version: str = "", takes_gzip: bool) -> Response:
+        """Return a file; 404 if there is none of the name.
+
+        Of another ``version`` than an address asks for, during an upgrade, it is not kept.
+        """
         found = self._files.get(name)
         if found is None:
             return Response(status_code=404)
-        headers = {**FOREVER, "vary": "accept-encoding"}
+        headers = {**SAFELY, "vary": "accept-encoding"}
+        headers["cache-control"] = FOREVER if version == found.digest[:VERSION_DIGITS] else "no-cache"
         if takes_gzip:
             headers["content-encoding"] = "gzip"
         return Response(
@@ -76,6 +83,7 @@ ASSETS = Assets()
 
 
 @router.get(PATH)
-async def static_file(name: str, request: Request) -> Response:
+async def static_file(name: str, request: Request, v: str = "") -> Response:
     """Return a static file."""
-    return ASSETS.answer(name, takes_gzip="gzip" in request.headers.get("accept-encoding", ""))
+    takes_gzip = "gzip" in request.headers.get("accept-encoding", "")
+    return ASSETS.answer(name, version=v, takes_gzip=takes_gzip)

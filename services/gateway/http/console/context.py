@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 
 from mint_common.authority import Caller
-from services.gateway.http.console.api import ApiAnswer, OwnApi, path_of
+from services.gateway.http.console.api import ApiAnswer, OwnApi, is_name, path_of
 from services.gateway.http.console.rendering import Pages
 from services.gateway.http.console.shared import SharedParts
 from services.gateway.http.edge.context import EDGE, StatePart, caller_of, key_of, session_of
@@ -36,10 +36,12 @@ class Visit:
 
     async def get(self, *path: object, **query: object) -> ApiAnswer:
         """Return what the API answers: ``path`` are the parts of the resource's path."""
-        return await self._parts.api.get(self._key, path_of(*path), **query)
+        return await self.send("GET", *path, **query)
 
     async def send(self, method: str, *path: object, body: object = None, **query: object) -> ApiAnswer:
-        """Send a change to the API."""
+        """Send a request to the API; a part of its path that is no name is answered with 404."""
+        if wrong := next((part for part in map(str, path) if not is_name(part)), None):
+            return ApiAnswer(status=404, problem=f"There is nothing of the name {wrong[:50]!r}.")
         return await self._parts.api.send(self._key, method, path_of(*path), body=body, query=query)
 
     def missing(self, answer: ApiAnswer, section: str) -> Response:

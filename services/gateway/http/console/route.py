@@ -4,18 +4,25 @@ from typing import ClassVar
 from urllib.parse import parse_qsl, quote
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 
 from mint_common.authority import Caller
-from mint_common.errors import Forbidden, InvalidField, Unauthorized
+from mint_common.errors import InvalidField, MintError, Unauthorized
+from mint_common.runtime.edge_errors import invalid_field, retry_headers
 from mint_common.runtime.edge_routes import Handler
 from services.gateway.core.browser_sessions import FORM_FIELD, FORM_HEADER
 from services.gateway.http.console.context import CONSOLE, Visit
 from services.gateway.http.edge.context import EDGE, caller_of_key, key_of, session_of
+from services.gateway.http.edge.refusal_log import note_refusal
 from services.gateway.http.edge.routes import GatewayRoute
 
 MAX_FORM_BYTES, MAX_FIELDS = 256 << 10, 100
 """Maximum size of a form, in bytes, and its maximum number of fields."""
+MAX_NEXT = 2000
+"""Maximum length of the address to which a person comes back after signing in."""
+NUMBER_DIGITS = 9
+"""Digits of a number in a form."""
 
 
 class ConsoleRoute(GatewayRoute):
@@ -46,11 +53,15 @@ class ConsoleRoute(GatewayRoute):
                 if not _is_browser(request):
                     raise
                 return _sign_in_first(request)
-            except Forbidden as error:
+            except (MintError, RequestValidationError) as error:
                 if not _is_browser(request):
                     raise
+                note_refusal(request.scope, error)
+                refusal = error if isinstance(error, MintError) else invalid_field(error)
                 pages = CONSOLE.of(request).pages
-                return pages.plain("refused.html", status=403, problem=str(error))
+                page = pages.plain("refused.html", status=refusal.http_status, problem=str(refusal))
+                page.headers.update(retry_headers(refusal) or {})
+                return page
 
         return handle
 
@@ -81,10 +92,17 @@ def _sign_in_first(request: Request) -> Response:
     """Return the way to the sign-in page, and from there back to a page that was looked at."""
     back = request.url.path if request.method == "GET" else "/console"
     query = f"?{request.url.query}" if request.method == "GET" and request.url.query else ""
+    if len(back + query) > MAX_NEXT:
+        back, query = "/console", ""
     place = f"/console/signin?next={quote(back + query, safe='')}"
     if "hx-request" in request.headers:  # a part of a page: the whole page has to go
         return Response(status_code=204, headers={"hx-redirect": place})
     return RedirectResponse(place, status_code=303)
+
+
+def number_in(text: str) -> int | str:
+    """Return the number that a field has, or its text, which the API refuses."""
+    return int(text) if text.isdecimal() and text.isascii() and len(text) <= NUMBER_DIGITS else text
 
 
 def form_of(visit: Visit) -> dict[str, str]:

@@ -20,11 +20,13 @@ class SharedParts:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._made: OrderedDict[tuple[TenantId, str], tuple[float, asyncio.Task[Response]]] = OrderedDict()
+        self._made: OrderedDict[tuple[object, ...], tuple[float, asyncio.Task[Response]]] = OrderedDict()
 
-    async def part(self, tenant_id: TenantId, name: str, make: Callable[[], Awaitable[Response]]) -> Response:
+    async def part(
+        self, tenant_id: TenantId, name: tuple[object, ...], make: Callable[[], Awaitable[Response]]
+    ) -> Response:
         """Return a part that is at most `FRESH_SECONDS` old; requests at the same time wait for one."""
-        place, now = (tenant_id, name), self._clock.monotonic()
+        place, now = (tenant_id, *name), self._clock.monotonic()
         at, making = self._made.get(place, (0.0, None))
         if making is None or now - at > FRESH_SECONDS or (making.done() and _is_useless(making)):
             making = asyncio.ensure_future(make())

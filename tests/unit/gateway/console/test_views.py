@@ -24,7 +24,8 @@ def test_a_curve_stays_in_its_frame_and_shows_what_is_known(values):
     curves = curves_of(steps)
     assert bool(curves) == bool(known)
     for curve in curves:
-        points = [tuple(map(float, point.split(","))) for point in curve.points("reward_mean").split()]
+        (line,) = curve.lines()
+        points = [tuple(map(float, point.split(","))) for point in line.split()]
         assert len(points) == len(known)
         assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
 

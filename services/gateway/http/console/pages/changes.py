@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse
 from services.gateway.http.console.api import ApiAnswer, path_of
 from services.gateway.http.console.context import Visit, VisitDep
 from services.gateway.http.console.pages import policies
-from services.gateway.http.console.route import ConsoleRoute, form_of
+from services.gateway.http.console.route import ConsoleRoute, form_of, number_in
 from services.gateway.http.edge.context import AdminCaller, TrainCaller
 
 router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
@@ -54,7 +54,7 @@ async def move_alias(policy: str, alias: str, _caller: TrainCaller, visit: Visit
 async def _move(visit: Visit, policy: str, alias: str, form: Mapping[str, str]) -> Response:
     revision = form.get("revision", "").strip()
     body = {
-        "revision": int(revision) if revision.isdecimal() else revision,
+        "revision": number_in(revision),
         "expected": form.get("expected"),
         "reason": form.get("reason", ""),
     }

@@ -28,7 +28,7 @@ async def fine_tuning_job(
         return await _shown(job, visit, "fine_tuning.html", after=after)
     return await visit.shared.part(
         visit.caller.tenant_id,
-        f"fine_tuning {job} {after}",
+        ("fine tuning", job, after),
         lambda: _shown(job, visit, "fine_tuning_progress.html", after=after),
     )
 

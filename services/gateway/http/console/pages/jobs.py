@@ -59,7 +59,7 @@ async def job(job: str, _caller: ReadCaller, visit: VisitDep) -> Response:
     if "hx-request" not in visit.request.headers:
         return await _shown(job, visit, "job.html")
     return await visit.shared.part(
-        visit.caller.tenant_id, job, lambda: _shown(job, visit, "job_progress.html")
+        visit.caller.tenant_id, ("job", job), lambda: _shown(job, visit, "job_progress.html")
     )
 
 

@@ -14,6 +14,8 @@ router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
 
 LISTED = 100
 """Rows of a list."""
+OWNERS = 20
+"""Policies of one digest whose aliases are asked for."""
 
 
 @router.get("/console/files")
@@ -40,7 +42,7 @@ async def find(
     found = await visit.get("mint", "v1", "revisions", digest) if digest else None
     moves = []
     if found is not None and found.is_ok:
-        policies = [owner["policy"] for owner in found.data]
+        policies = [owner["policy"] for owner in found.data[:OWNERS]]
         aliases = await asyncio.gather(
             *(visit.get("mint", "v1", "policies", policy, "aliases") for policy in policies)
         )

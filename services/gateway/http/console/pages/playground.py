@@ -1,6 +1,7 @@
 """``/console/playground``: one prompt to several models next to each other."""
 
 import asyncio
+import re
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
@@ -8,9 +9,11 @@ from fastapi import APIRouter, Query, Response
 
 from services.gateway.http.console.api import ApiAnswer
 from services.gateway.http.console.context import Visit, VisitDep
-from services.gateway.http.console.route import ConsoleRoute
+from services.gateway.http.console.route import ConsoleRoute, number_in
 from services.gateway.http.edge.context import InferCaller
 
+_PLAIN_NAME = re.compile(r"[\w.@:/-]{1,200}", re.ASCII)
+"""A model's name that code shows as it is: a page's address may name anything, and code is copied."""
 router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
 
 MAX_MODELS, OFFERED, MAX_BASES = 4, 200, 16
@@ -27,13 +30,15 @@ async def playground(
     models = await visit.get("v1", "models")
     names = [each["id"] for each in models.data["data"]][:OFFERED] if models.is_ok else []
     features, plain = await _features(visit, models)
+    chosen = model or names[:1]
     return visit.pages.show(
         visit,
         "playground.html",
         section="playground",
         models=models,
         names=names,
-        chosen=model or names[:1],
+        chosen=chosen,
+        named=next(filter(_PLAIN_NAME.fullmatch, chosen[:1]), "POLICY"),
         features=features,
         plain=sorted(plain),
     )
@@ -48,7 +53,7 @@ async def ask(_caller: InferCaller, visit: VisitDep) -> Response:
     _, plain = await _features(visit, await visit.get("v1", "models"))
 
     async def answer(model: str) -> ApiAnswer:
-        body = {"model": model, "max_tokens": int(limit) if limit.isdecimal() else limit}
+        body = {"model": model, "max_tokens": number_in(limit)}
         if model in plain:
             return await visit.send("POST", "v1", "completions", body={**body, "prompt": prompt})
         messages = [{"role": "user", "content": prompt}]

@@ -1,6 +1,7 @@
 """``/`` and ``/console/signin``: an API key becomes a browser's session, and ends as one."""
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -11,7 +12,7 @@ from mint_common.runtime.edge_body import read_body
 from mint_common.runtime.slow_clients import paced
 from services.gateway.core.browser_sessions import COOKIE, SESSION_SECONDS
 from services.gateway.http.console.context import CONSOLE
-from services.gateway.http.console.route import read_form
+from services.gateway.http.console.route import MAX_NEXT, read_form
 from services.gateway.http.edge.context import EDGE, caller_of_key
 
 router = APIRouter(include_in_schema=False)
@@ -20,7 +21,7 @@ HOME = "/console"
 MAX_BYTES = 8 << 10
 """Maximum size of the form, in bytes."""
 
-Next = Annotated[str, Query(max_length=2000)]
+Next = Annotated[str, Query(max_length=MAX_NEXT)]
 
 
 def own_page(address: str) -> str:
@@ -80,9 +81,19 @@ async def sign_out(request: Request) -> Response:
 
 
 def _check_site(request: Request) -> None:
-    """Refuse what another site's page sends: it could sign a person in with a key that is not theirs."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-        raise Forbidden(problem="This form is not of this console: open /console and sign in there.")
+    """Refuse what another site's page sends: it could sign a person in with a key that is not theirs.
+
+    Browsers name the kind of site to addresses of https and of this machine, and the origin to all.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        is_own = site in {"same-origin", "none"}
+    else:
+        own = (request.headers.get("host", ""), urlsplit(CONSOLE.of(request).address).netloc)
+        is_own = origin is None or (urlsplit(origin).netloc or None) in own
+    if not is_own:
+        problem = "This form is not of this console: open /console and sign in there. Behind a proxy that"
+        raise Forbidden(problem=f"{problem} changes the host, MINT_GATEWAY_PUBLIC_URL must be set.")
 
 
 def _is_secure(request: Request) -> bool:
