@@ -13,11 +13,18 @@ from dataclasses import dataclass, replace
 
 from mint_common.catalog import Resolution
 from mint_common.ids import Digest, PolicyId, TenantId
+from mint_common.names import number_or_digest
 
 Key = tuple[TenantId, str]
 
 GRACE_SECONDS = 60.0
 """Time that a cached answer is used while the registry is down: longer than its restart."""
+
+
+def is_fixed(model: str) -> bool:
+    """Return whether a name means one revision for good: it has a number or a digest."""
+    policy, _, revision = model.rpartition("@")
+    return bool(policy) and number_or_digest(revision) is not None
 
 
 IsReady = Callable[[Resolution], bool]
@@ -173,9 +180,11 @@ class ResolutionCache:
         return self._ids.get((tenant_id, policy), PolicyId(policy))
 
     def forget(self, policy_id: PolicyId, *, at: float) -> None:
-        """Mark the names of a policy, and answers in flight, as stale since ``at``."""
+        """Mark the names of a policy that may change, and answers in flight, as stale since ``at``."""
         self._note_change(policy_id)
         for key in self._of_policy.get(policy_id, ()):
+            if is_fixed(key[1]):
+                continue
             entry = self._entries[key]
             changed_at = at if entry.changed_at is None else min(at, entry.changed_at)
             self._entries[key] = replace(entry, changed_at=changed_at)

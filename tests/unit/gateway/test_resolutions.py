@@ -62,6 +62,19 @@ def test_change_of_a_policy_forgets_all_its_names_and_no_other() -> None:
     assert cache.get((TENANT, "q"), now=0.0) == meaning("q", 1)
 
 
+def test_a_name_with_a_number_or_a_digest_outlives_moves_and_not_its_revision() -> None:
+    cache, found = new_cache(), meaning("p", 1)
+    assert found.revision is not None
+    fixed, moving = ("p@1", f"p@{found.revision.digest}"), ("p", "p@prod", "p@latest", "p@best")
+    for model in (*fixed, *moving):
+        put(cache, model, found, ticket=cache.ask())
+    cache.forget(PolicyId("pol_p"), at=0.0)
+    assert all(cache.get((TENANT, model), now=0.0) == found for model in fixed)
+    assert all(cache.get((TENANT, model), now=0.0) is None for model in moving)
+    cache.withdraw(PolicyId("pol_p"), found.revision.digest)
+    assert all(cache.get((TENANT, model), now=0.0) is None for model in fixed)
+
+
 def test_answer_from_before_a_change_is_not_kept() -> None:
     cache = new_cache()
     ticket = cache.ask()
