@@ -304,8 +304,8 @@ class EngineDirectory:
         return sorted(self._choice.order(serving, routed), key=self._doubt)
 
     def _doubt(self, url: str) -> tuple[bool, bool]:
-        """Return a key that puts engines that start or drain behind others, and silent ones last."""
-        return url in self._doubted or url in self._silent, self._fleet.is_last_choice(url)
+        """Return a key that puts engines that start, drain or are doubted behind others, silent ones last."""
+        return url in self._silent, url in self._doubted or self._fleet.is_last_choice(url)
 
     async def _no_engine(self, base: BaseName) -> Unavailable:
         back_in = [seconds for info, seconds in self.restarting() if info.base == base]

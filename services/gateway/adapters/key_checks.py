@@ -12,11 +12,11 @@ from typing import Protocol
 
 from mint_common.authority import Authority, Caller
 from mint_common.catalog import KeyOwner
-from mint_common.errors import Unauthorized
+from mint_common.errors import Unauthorized, Unavailable
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.tenant_budget import TenantBudget
-from services.gateway.adapters.recent_answers import fresh_or_recent
+from services.gateway.adapters.recent_answers import RecentAnswers
 from services.gateway.core.callers import KeyMemory
 
 CHECKS, TENANT_CHECKS = 64, 8
@@ -48,6 +48,7 @@ class KeyChecks:
         waiting = TenantBudget(what="the queue of unknown keys", limit=WAITING_OF_ADDRESS)
         self._unknown = FairGate(UNKNOWN_CHECKS, limit=ADDRESS_CHECKS, callers=waiting)
         self._asking: dict[str, asyncio.Task[Caller]] = {}
+        self._answers = RecentAnswers[Caller]()
         self._away_at = -math.inf
 
     async def caller_of(self, key: str, *, address: str, afresh: bool = False) -> Caller:
@@ -86,11 +87,13 @@ class KeyChecks:
         return self._memory.get(key, now=now) or (self._memory.recent(key, now=now) if is_away else None)
 
     async def _ask(self, key: str, *, afresh: bool) -> Caller:
-        def recent() -> Caller | None:
-            now = self._away_at = self._clock.monotonic()
-            return None if afresh else self._memory.recent(key, now=now)
-
-        return await fresh_or_recent(self._verify(key), recent)
+        if afresh:
+            return await self._verify(key)
+        return await self._answers.fresh_or_recent(
+            key,
+            lambda: self._verify(key),
+            lambda: self._memory.recent(key, now=self._clock.monotonic()),
+        )
 
     async def _verify(self, key: str) -> Caller:
         try:
@@ -98,6 +101,10 @@ class KeyChecks:
         except Unauthorized as error:
             self._memory.refuse(key, error, now=self._clock.monotonic())
             raise
+        except Unavailable:
+            self._away_at = self._clock.monotonic()
+            raise
+        self._away_at = -math.inf
         caller = Caller(authority=Authority.of(owner), name=owner.name)
         self._memory.put(key, caller, now=self._clock.monotonic())
         return caller

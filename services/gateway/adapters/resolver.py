@@ -27,7 +27,7 @@ from mint_common.ids import TenantId, new_id
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.dispatch import publish_event
 from services.gateway import metrics
-from services.gateway.adapters.recent_answers import fresh_or_recent
+from services.gateway.adapters.recent_answers import RecentAnswers
 from services.gateway.core.resolutions import Key, ResolutionCache
 
 _CHANGES = (AliasMoved, AliasRemoved, RevisionPublished, RevisionRestored, RevisionHealed)
@@ -60,6 +60,7 @@ class CachedResolver:
         self._names = names
         self._cache = cache
         self._clock = clock
+        self._answers = RecentAnswers[Resolution]()
         self._wanted: deque[AdapterWanted] = deque(maxlen=MAX_WANTED)
         self._asked = asyncio.Event()
 
@@ -70,8 +71,10 @@ class CachedResolver:
         if known is not None:
             self._note_behind(key)
             return known
-        return await fresh_or_recent(
-            self._ask(key, asked_at=asked_at), lambda: self._cache.recent(key, now=self._clock.monotonic())
+        return await self._answers.fresh_or_recent(
+            key,
+            lambda: self._ask(key, asked_at=asked_at),
+            lambda: self._cache.recent(key, now=self._clock.monotonic()),
         )
 
     async def _ask(self, key: Key, *, asked_at: float) -> Resolution:

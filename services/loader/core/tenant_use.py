@@ -16,9 +16,9 @@ class TenantUse(msgspec.Struct, frozen=True, kw_only=True):
     """One tenant's use of one adapter.
 
     ``number`` is the engine's number of the load that the tenant uses, 0 before its first; ``slot_since``
-    when the slot was taken that it used last. ``waiting`` counts loads and slots that it waits for, the first
-    since ``waiting_since``, the most urgent with ``priority``. ``end`` is the state it sees when the adapter
-    is not there for it.
+    when the slot was taken that it used last. ``waiting`` counts loads and slots that it waits for; it has
+    waited without a break since ``waiting_since``, most urgently with ``priority``. ``end`` is the state it
+    sees when the adapter is not there for it.
     """
 
     revision: RevisionRef

@@ -228,7 +228,7 @@ class Loads:
 
     async def _bring_in(self, pending: PendingLoad) -> tuple[HeldAdapter, int]:
         staged = await self._staging.stage(pending.revision)
-        victims = await self._make_room(pending, staged)
+        victims = await self._make_room(staged)
         adapter = LoadedAdapter(digest=staged.digest, number=next(self._numbers), folder=staged.folder)
         began = self._clock.monotonic()
         self._on_engine.add(adapter.number)
@@ -243,7 +243,7 @@ class Loads:
         metrics.LOAD_SECONDS.labels(stage="layout").observe(self._clock.monotonic() - began)
         return HeldAdapter(adapter=adapter, revision=pending.revision, rank=staged.rank), size_bytes
 
-    async def _make_room(self, pending: PendingLoad, staged: StagedAdapter) -> list[LoadedAdapter]:
+    async def _make_room(self, staged: StagedAdapter) -> list[LoadedAdapter]:
         """Reserve room and return whom it displaces; only a request waits for others to end, parked."""
         resident_set, digest = self._resident_set, staged.digest
         deadline = self._clock.monotonic() + self._limits.room_wait_seconds
@@ -261,7 +261,8 @@ class Loads:
                 await wait_for_event(resident_set.freed, clock=self._clock, seconds=left)
         finally:
             self._unpark(digest)
-        drop = partial(resident_set.drop, cause=pending.cause, reason="room")
+        # Not the load's own cause, which is a request of another tenant perhaps.
+        drop = partial(resident_set.drop, cause="room", reason="room")
         victims = [drop(digest) for digest in room.victims]
         resident_set.residency = resident_set.residency.reserve(staged.digest, staged.host_bytes)
         return victims

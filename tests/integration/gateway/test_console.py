@@ -255,7 +255,12 @@ def test_another_site_s_form_signs_nobody_in_or_out(stack):
         assert answer.status_code == 403
         assert "set-cookie" not in answer.headers
         own = stack.url.removeprefix("http://")
-        for origin, status in ((f"http://{own}", 303), ("http://evil.test", 403), ("null", 403)):
+        for origin, status in (
+            (f"http://{own}", 303),
+            ("http://evil.test", 403),
+            ("null", 403),
+            ("http://[", 403),
+        ):
             headers = {"origin": origin, "accept": "text/html"}
             answer = httpx.post(f"{stack.url}/console/{path}", data={"key": stack.key}, headers=headers)
             assert answer.status_code == status, origin

@@ -131,6 +131,37 @@ async def test_a_known_key_does_not_wait_for_a_registry_that_hangs(rig, monkeypa
     assert await waiting == "good"
 
 
+async def test_a_slow_no_is_learned(rig, monkeypatch):
+    monkeypatch.setattr(recent_answers, "PATIENCE_SECONDS", 0.02)
+    await rig.ask("good")
+    await rig.clock.advance(TTL_SECONDS)
+    rig.registry.answers.clear()
+    rig.registry.hangs = True
+    assert await rig.ask("good") == "good"
+    rig.registry.error = Unauthorized(problem="This API key was revoked.")
+    rig.registry.answers.set()
+    await asyncio.sleep(0.01)
+    asked = len(rig.registry.asked)
+    with pytest.raises(Unauthorized):
+        await rig.ask("good")
+    assert len(rig.registry.asked) == asked
+
+
+async def test_one_key_s_slow_check_gives_no_other_key_a_grace(rig, monkeypatch):
+    monkeypatch.setattr(recent_answers, "PATIENCE_SECONDS", 0.02)
+    await rig.ask("good")
+    await rig.ask("good2")
+    await rig.clock.advance(TTL_SECONDS)
+    rig.registry.answers.clear()
+    rig.registry.hangs = True
+    assert await rig.ask("good") == "good"
+    rig.registry.hangs = False
+    rig.registry.error = Unauthorized(problem="This API key was revoked.")
+    with pytest.raises(Unauthorized):
+        await rig.ask("good2")
+    rig.registry.answers.set()
+
+
 async def test_a_registry_that_is_away_is_asked_now_and_then(rig):
     await rig.ask("good")
     await rig.clock.advance(TTL_SECONDS)

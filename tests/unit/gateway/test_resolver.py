@@ -21,10 +21,11 @@ SECOND = replace(FIRST, revision=replace(REVISION, number=REVISION.number + 1))
 
 class Registry:
     def __init__(self) -> None:
-        self.meant, self.answers, self.gone = FIRST, asyncio.Event(), False
+        self.meant, self.answers, self.gone, self.asked = FIRST, asyncio.Event(), False, 0
         self.answers.set()
 
     async def resolve(self, _tenant_id: TenantId, model: str) -> Resolution:
+        self.asked += 1
         await self.answers.wait()
         if self.gone:
             raise NotFound(kind="model", name=model)
@@ -58,6 +59,32 @@ async def test_a_name_answers_while_the_registry_hangs(rig: Rig) -> None:
     registry.meant = SECOND
     registry.answers.set()
     assert await resolver.resolve(TENANT, NAME) == SECOND
+
+
+async def test_a_slow_answer_is_kept_and_asked_for_once(rig: Rig) -> None:
+    resolver, registry, _ = rig
+    registry.meant = SECOND
+    registry.answers.clear()
+    async with asyncio.timeout(5):
+        assert [await resolver.resolve(TENANT, NAME) for _ in range(50)] == [FIRST] * 50
+    assert registry.asked == 2, "the first question of the test, and one that goes on"
+    registry.answers.set()
+    await asyncio.sleep(0.01)
+    assert await resolver.resolve(TENANT, NAME) == SECOND
+    assert registry.asked == 2
+
+
+async def test_a_caller_that_leaves_ends_its_question(rig: Rig) -> None:
+    resolver, registry, clock = rig
+    await clock.advance(GRACE_SECONDS)
+    registry.answers.clear()
+    asking = asyncio.create_task(resolver.resolve(TENANT, NAME))
+    await asyncio.sleep(0.05)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await asyncio.sleep(0)
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
 
 async def test_a_name_that_has_changed_waits_for_the_registry(rig: Rig) -> None:

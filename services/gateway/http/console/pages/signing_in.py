@@ -18,6 +18,7 @@ from services.gateway.http.edge.context import EDGE, caller_of_key
 router = APIRouter(include_in_schema=False)
 
 HOME = "/console"
+_USUAL_PORTS = (80, 443)
 MAX_BYTES = 8 << 10
 """Maximum size of the form, in bytes."""
 
@@ -89,11 +90,21 @@ def _check_site(request: Request) -> None:
     if site is not None:
         is_own = site in {"same-origin", "none"}
     else:
-        own = (request.headers.get("host", ""), urlsplit(CONSOLE.of(request).address).netloc)
-        is_own = origin is None or (urlsplit(origin).netloc or None) in own
+        own = (f"http://{request.headers.get('host', '')}", CONSOLE.of(request).address)
+        is_own = origin is None or _host_of(origin) in {*map(_host_of, own)} - {None}
     if not is_own:
         problem = "This form is not of this console: open /console and sign in there. Behind a proxy that"
         raise Forbidden(problem=f"{problem} changes the host, MINT_GATEWAY_PUBLIC_URL must be set.")
+
+
+def _host_of(address: str) -> tuple[str, int | None] | None:
+    """Return the host and port of an address, None for the port of its scheme; None if it has no host."""
+    try:
+        parts = urlsplit(address)
+        port = None if parts.port in _USUAL_PORTS else parts.port
+    except ValueError:
+        return None
+    return (parts.hostname, port) if parts.hostname else None
 
 
 def _is_secure(request: Request) -> bool:
