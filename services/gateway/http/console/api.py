@@ -13,6 +13,9 @@ from urllib.parse import quote
 import httpx
 from fastapi import FastAPI
 
+from mint_common.client.http import named
+from mint_common.errors import NotFound
+
 ASK_SECONDS, ACT_SECONDS = 5.0, 60.0
 """Time limits of a panel's request and of a change."""
 
@@ -32,18 +35,15 @@ class ApiAnswer:
         return not self.problem
 
 
-MAX_NAME = 500
-"""Longer than any valid name."""
-
-
 def path_of(*parts: object) -> str:
     """Return the path of a resource; each part is quoted whole."""
     return "/" + "/".join(quote(str(part), safe="") for part in parts)
 
 
-def is_name(part: str) -> bool:
-    """Return whether a part of a path stays in its place: it is read again once it is unquoted."""
-    return "/" not in part and part not in {".", ".."} and len(part) <= MAX_NAME
+def check_part(part: str) -> None:
+    """Check that a part of a path is still one part once it is unquoted. Raises NotFound."""
+    if named("resource", part) in {".", ".."}:
+        raise NotFound(kind="resource", name=part)
 
 
 class OwnApi:

@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 
 from mint_common.authority import Caller
-from services.gateway.http.console.api import ApiAnswer, OwnApi, is_name, path_of
+from mint_common.errors import NotFound
+from services.gateway.http.console.api import ApiAnswer, OwnApi, check_part, path_of
 from services.gateway.http.console.rendering import Pages
 from services.gateway.http.console.shared import SharedParts
 from services.gateway.http.edge.context import EDGE, StatePart, caller_of, key_of, session_of
@@ -40,8 +41,11 @@ class Visit:
 
     async def send(self, method: str, *path: object, body: object = None, **query: object) -> ApiAnswer:
         """Send a request to the API; a part of its path that is no name is answered with 404."""
-        if wrong := next((part for part in map(str, path) if not is_name(part)), None):
-            return ApiAnswer(status=404, problem=f"There is nothing of the name {wrong[:50]!r}.")
+        try:
+            for part in path:
+                check_part(str(part))
+        except NotFound as error:
+            return ApiAnswer(status=error.http_status, problem=str(error))
         return await self._parts.api.send(self._key, method, path_of(*path), body=body, query=query)
 
     def missing(self, answer: ApiAnswer, section: str) -> Response:

@@ -84,7 +84,7 @@ async def sign_out(request: Request) -> Response:
 def _check_site(request: Request) -> None:
     """Refuse what another site's page sends: it could sign a person in with a key that is not theirs.
 
-    Browsers name the kind of site to addresses of https and of this machine, and the origin to all.
+    Browsers send Sec-Fetch-Site to https and to localhost only, and Origin to every address.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
