@@ -9,7 +9,6 @@ import itertools
 import logging
 from collections import deque
 from dataclasses import dataclass
-from functools import partial
 from itertools import takewhile
 from statistics import median
 
@@ -261,9 +260,8 @@ class Loads:
                 await wait_for_event(resident_set.freed, clock=self._clock, seconds=left)
         finally:
             self._unpark(digest)
-        # Not the load's own cause, which is a request of another tenant perhaps.
-        drop = partial(resident_set.drop, cause="room", reason="room")
-        victims = [drop(digest) for digest in room.victims]
+        # The load's own cause may be another tenant's request.
+        victims = [resident_set.drop(digest, cause="room", reason="room") for digest in room.victims]
         resident_set.residency = resident_set.residency.reserve(staged.digest, staged.host_bytes)
         return victims
 
