@@ -51,6 +51,12 @@ class Rig:
     async def ask(self, key: str, *, address: str = "a", afresh: bool = False) -> str:
         return (await self.checks.caller_of(key, address=address, afresh=afresh)).tenant_id
 
+    async def hang(self) -> None:
+        """Let the registry hang once no answer is fresh."""
+        await self.clock.advance(TTL_SECONDS)
+        self.registry.answers.clear()
+        self.registry.hangs = True
+
 
 @pytest.fixture
 async def rig() -> Rig:
@@ -118,9 +124,7 @@ async def test_without_the_registry_a_key_is_good_for_a_while_but_not_for_what_a
 async def test_a_known_key_does_not_wait_for_a_registry_that_hangs(rig, monkeypatch):
     monkeypatch.setattr(recent_answers, "PATIENCE_SECONDS", 0.02)
     await rig.ask("good")
-    await rig.clock.advance(TTL_SECONDS)
-    rig.registry.answers.clear()
-    rig.registry.hangs = True
+    await rig.hang()
     async with asyncio.timeout(5):
         assert [await rig.ask("good") for _ in range(3)] == ["good"] * 3
     assert len(rig.registry.asked) == 2, "it is left alone for a while"
@@ -134,9 +138,7 @@ async def test_a_known_key_does_not_wait_for_a_registry_that_hangs(rig, monkeypa
 async def test_a_slow_no_is_learned(rig, monkeypatch):
     monkeypatch.setattr(recent_answers, "PATIENCE_SECONDS", 0.02)
     await rig.ask("good")
-    await rig.clock.advance(TTL_SECONDS)
-    rig.registry.answers.clear()
-    rig.registry.hangs = True
+    await rig.hang()
     assert await rig.ask("good") == "good"
     rig.registry.error = Unauthorized(problem="This API key was revoked.")
     rig.registry.answers.set()
@@ -151,9 +153,7 @@ async def test_one_key_s_slow_check_gives_no_other_key_a_grace(rig, monkeypatch)
     monkeypatch.setattr(recent_answers, "PATIENCE_SECONDS", 0.02)
     await rig.ask("good")
     await rig.ask("good2")
-    await rig.clock.advance(TTL_SECONDS)
-    rig.registry.answers.clear()
-    rig.registry.hangs = True
+    await rig.hang()
     assert await rig.ask("good") == "good"
     rig.registry.hangs = False
     rig.registry.error = Unauthorized(problem="This API key was revoked.")
