@@ -194,6 +194,26 @@ async def test_owners_of_digests_are_found_within_the_tenant_only(store: Store) 
     ]
 
 
+async def test_owners_are_found_by_the_first_digits_of_a_digest(store: Store) -> None:
+    mine, theirs = await add_policy(store, "mine"), await add_policy(store, "theirs", OTHER)
+    first, second = await publish(store, mine, 2)
+    (foreign,) = await publish(store, theirs, 1)
+
+    async def found(tenant: TenantId, digits: str, *, limit: int = 9) -> list[RevisionRef]:
+        owned = await store.catalog.owned_by_digits(tenant, digits, limit=limit)
+        return [each.revision for each in owned]
+
+    for each in (first, second):
+        digits = each.digest.removeprefix("sha256:")
+        for count in (8, 16, 64):
+            assert await found(TENANT, digits[:count]) == [each]
+            assert await found(OTHER, digits[:count]) == []
+        assert await found(TENANT, digits[:63] + ("0" if digits[63] != "0" else "1")) == []
+    assert await found(TENANT, foreign.digest.removeprefix("sha256:")[:16]) == []
+    assert await found(TENANT, "", limit=9) == [first, second]
+    assert await found(TENANT, "", limit=1) == [first]
+
+
 async def test_alias_is_moved_and_rolled_back_with_its_history(store: Store) -> None:
     policy = await add_policy(store)
     one, two, three = await publish(store, policy, 3)

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from mint_common.answer_ids import MAX_DIGITS, MIN_DIGITS
 from mint_common.catalog import (
     EvaluationRecord,
     FaultyRevision,
@@ -50,6 +51,11 @@ from services.registry.http.context import (
 router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=RepeatableRoute)
 
 
+_DIGITS = rf"^[0-9a-f]{{{MIN_DIGITS},{MAX_DIGITS}}}$"
+_FOUND = 100
+"""Maximum revisions found by the first digits of a digest."""
+
+
 class DigestsBody(Body):
     """Digests, of any tenant."""
 
@@ -60,6 +66,14 @@ class DigestsBody(Body):
 async def find_owned(tenant_id: Tenant, body: DigestsBody, registry: RegistryDep) -> Sequence[OwnedRevision]:
     """Return the tenant's revisions among these digests."""
     return await registry.catalog.owned(tenant_id, body.digests)
+
+
+@router.get("/revisions")
+async def find_by_digits(
+    tenant_id: Tenant, digits: Annotated[str, Query(pattern=_DIGITS)], registry: RegistryDep
+) -> Sequence[OwnedRevision]:
+    """Return the tenant's first revisions whose digest begins with these hexadecimal digits."""
+    return await registry.catalog.owned_by_digits(tenant_id, digits, limit=_FOUND)
 
 
 @router.get("/revisions/faulty")

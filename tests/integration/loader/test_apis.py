@@ -249,6 +249,20 @@ async def test_responses_and_messages_are_answered_whole_and_streamed(rig: Any, 
     assert (events[0]["type"], events[0]["system_fingerprint"]) == ("message_start", revision.digest)
 
 
+@pytest.mark.parametrize("operation", ["chat", "completion", "response", "message"])
+async def test_ids_of_answers_are_those_of_the_call(rig: Any, api: Api, operation: str) -> None:
+    asked: dict[str, dict[str, Any]] = {
+        "completion": {"prompt": "f abcd=", "max_tokens": 2},
+        "response": {"input": "f abcd=", "max_output_tokens": 2},
+    }
+    body = asked.get(operation, {**CHAT, "max_tokens": 2})
+    name = {"completion": "cmpl-r", "response": "resp_r"}.get(operation, "chatcmpl-r")
+    assert (await api.ask(operation, None, **body)).json()["id"] == name
+    events = await api.events(operation, None, **body)
+    named = [event.get("response") or event.get("message") or event for event in events]
+    assert {each["id"] for each in named if "id" in each} == {name}
+
+
 async def test_what_generates_nothing_is_answered_without_an_adapter(rig: Any, api: Api) -> None:
     tokens = list(await rig.client.tokenize("f abcd="))
     told = (await api.ask("tokenize", prompt="f abcd=", add_special_tokens=False)).json()

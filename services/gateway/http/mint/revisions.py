@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
+from mint_common.answer_ids import digest_digits_in
 from mint_common.catalog import (
     EvaluationRecord,
     FaultyRevision,
@@ -26,7 +27,7 @@ from mint_common.catalog_requests import (
 )
 from mint_common.errors import InvalidField, NotFound, RevisionLostError, Unavailable, error_from_payload
 from mint_common.generation import REVISION_HEADER
-from mint_common.ids import Digest, TenantId, is_digest
+from mint_common.ids import Digest, TenantId
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import StreamDep, include_routes
 from mint_common.runtime.slow_clients import BodyTooSlow
@@ -60,9 +61,11 @@ async def list_faulty(_page: Annotated[FaultyQuery, Query()], catalog: ReadCatal
 async def find_revision(digest: str, caller: ReadCaller, parts: CatalogDep) -> list[OwnedRevision]:
     """Return the tenant's revisions with a digest, such as an answer's `x-mint-revision`, and their policies.
 
-    Two policies may have equal weights.
+    ``digest`` may also be its first 8 or more hexadecimal digits, or the `id` of an answer. Two policies may
+    have equal weights; at most 100 are listed.
     """
-    found = await parts.registry.find_owned(caller.tenant_id, [Digest(digest)]) if is_digest(digest) else []
+    digits = digest_digits_in(digest)
+    found = await parts.registry.find_by_digits(caller.tenant_id, digits) if digits else []
     if not found:
         raise NotFound(kind="revision", name=digest)
     return found

@@ -13,13 +13,13 @@ from functools import partial
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from mint_common.answer_ids import answer_id
 from mint_common.api_errors import error_event
 from mint_common.authority import Caller
 from mint_common.catalog import Resolution
 from mint_common.client.relayed import Relayed
 from mint_common.errors import InvalidField, MintError
 from mint_common.generation import ENGINE_HEADER, IGNORED_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
-from mint_common.ids import new_id
 from mint_common.inference.operations import ApiOperation
 from mint_common.inference.sizes import check_answer_bytes, entries_of, json_bytes
 from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
@@ -73,7 +73,7 @@ async def relay(request: Request, caller: Caller) -> Response:
         answered(request).enter_context(limits.open_answers.counted(caller.tenant_id, size_bytes))
     facts = CallFacts(
         model=asked.model,
-        request_id=new_id("gen"),
+        request_id=answer_id(target.revision),
         tenant_id=caller.tenant_id,
         revision=target.revision if operation.generates else None,
     )

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, Request, Response
 
+from mint_common.answer_ids import answer_id
 from mint_common.errors import InvalidField
 from mint_common.examples import json_body
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER
-from mint_common.ids import new_id
 from mint_common.inference.operations import ApiOperation
 from mint_common.inference.sizes import check_answer_bytes, check_context, entries_of, json_bytes
 from mint_common.runtime.disconnect import cancelled_on_disconnect
@@ -48,7 +48,7 @@ async def generate(request: Request, caller: InferCaller) -> Response:
     check_context("token_ids", body.token_ids, engine.max_context)
     plan = plan_generate(
         body,
-        request_id=new_id("gen"),
+        request_id=answer_id(target.revision),
         tenant_id=caller.tenant_id,
         revision=target.revision,
         max_context=engine.max_context,

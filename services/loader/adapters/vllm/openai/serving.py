@@ -125,6 +125,7 @@ class VllmServing:
         serving.models = _models_of(serving.models, call.model)
         serving.engine_client = engine
         if call.operation.generates:
+            serving._base_request_id = lambda *_: call.request_id  # noqa: SLF001  # vLLM has no other way
             admit = _Admitting(serving, engine)
             renderer = CallRenderer(self._renderers, call, admit=admit, turns=self._renders)
             serving.online_renderer = renderer
@@ -247,6 +248,8 @@ def _read(call: ApiCall, kind: Any, fields: dict[str, Any]) -> Any:
     except Exception as error:  # vLLM's own validators raise what they like
         raise _told(error) from error
     request.model = call.model
+    if call.operation is ApiOperation.RESPONSE:
+        request.request_id = f"resp_{call.request_id}"
     return request
 
 
