@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import anthropic
+import openai
 import pytest
 from e2e.stack import RunningStack, start_stack
 
@@ -63,9 +65,27 @@ def rule(stack: RunningStack, job: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def ids(job: str, tuning: str, rule: str) -> dict[str, str]:
+def answers(stack: RunningStack, job: str) -> dict[str, str]:
+    """The ids of answers of the second revision, by the API of the official client that asked."""
+    for revision in (2, 1):
+        move = {"revision": revision, "reason": "seen by a few"}
+        stack.http.put("/mint/v1/policies/shown/aliases/canary", json=move).raise_for_status()
+    model, messages = "shown@2", [{"role": "user", "content": "f abcd="}]
+    with openai.OpenAI(base_url=f"{stack.http.base_url}/v1", api_key=stack.api_key) as client:
+        found = {
+            "chat": client.chat.completions.create(model=model, messages=messages, max_tokens=4).id,
+            "completion": client.completions.create(model=model, prompt="f abcd=", max_tokens=4).id,
+            "response": client.responses.create(model=model, input="f abcd=", max_output_tokens=4).id,
+        }
+    with anthropic.Anthropic(base_url=str(stack.http.base_url), api_key=stack.api_key) as client:
+        found["message"] = client.messages.create(model=model, messages=messages, max_tokens=4).id
+    return found
+
+
+@pytest.fixture(scope="session")
+def ids(job: str, tuning: str, rule: str, answers: dict[str, str]) -> dict[str, str]:
     """The ids in addresses of pages."""
-    return {"job": job, "tuning": tuning, "rule": rule}
+    return {"job": job, "tuning": tuning, "rule": rule, "answer": answers["chat"]}
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ PAGES = {
     "files": "/console/files",
     "events": "/console/events",
     "find": "/console/find",
+    "found": "/console/find?q={answer}",
     "webhooks": "/console/webhooks",
     "keys": "/console/keys",
 }
@@ -48,6 +49,8 @@ SHOTS = {
     "timeline",
     "rule",
     "fine_tuning",
+    "revision",
+    "found",
 }
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 SERIOUS = {"serious", "critical"}
@@ -139,6 +142,19 @@ def test_the_playground_streams_answers_next_to_each_other(page, job):
     )
     page.locator("#answers a").nth(2).click()
     assert "shown@1" in page.inner_text("main")
+
+
+@pytest.mark.parametrize("api", ["chat", "completion", "response", "message"])
+def test_the_id_of_an_answer_leads_to_the_rollouts_that_made_its_revision(page, answers, api):
+    settled(page, "/console/find")
+    page.fill("#q", answers[api])
+    page.click("main button")
+    page.wait_for_load_state("load")
+    answered = page.locator("section.answer", has=page.locator("h2", has_text="shown@2"))
+    assert "canary" in answered.locator("table").inner_text()
+    answered.locator("text=Rollouts of step 2").click()
+    page.wait_for_load_state("load")
+    assert "Group 0 of 4" in page.locator("main").inner_text()
 
 
 def test_a_job_is_paused_resumed_and_cancelled(page, stack):

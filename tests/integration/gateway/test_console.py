@@ -217,6 +217,34 @@ def test_an_answer_is_found_by_its_revision(stack, person):
     assert "has no digest" in person.get("/console/find", params={"q": "hello"}).text
 
 
+def test_an_answer_is_found_by_its_id_with_the_moves_that_exposed_it(stack, person):
+    reason = "because <b>"
+    with stack.client() as mint:
+        for revision in (1, 2, 1):
+            move = {"revision": revision, "reason": reason}
+            mint.put("/policies/counter/aliases/exposing", json=move).raise_for_status()
+        digest = mint.get("/policies/counter/revisions/2").json()["digest"]
+    key = {"authorization": f"Bearer {stack.key}"}
+    with httpx.Client(base_url=f"{stack.url}/v1", headers=key, timeout=60) as api:
+        asked = {"prompt": "hi", "max_tokens": 4}
+        answer = api.post("/completions", json={"model": "counter@2", **asked}).raise_for_status().json()
+        base = api.post("/completions", json={"model": "tiny", **asked}).raise_for_status().json()
+    assert answer["id"].endswith(digest.removeprefix("sha256:")[:16])
+    text = person.get("/console/find", params={"q": answer["id"]}).text
+    for shown in ("counter@2", digest, "aliases/exposing", "because &lt;b&gt;", "no job of MinT"):
+        assert shown in text
+    assert 'aliases/exposing">exposing</a><td><time' in text
+    assert "A base gave that answer" in person.get("/console/find", params={"q": base["id"]}).text
+    with browser(stack, key=stack.other_key) as other:
+        assert "counter" not in other.get("/console/find", params={"q": answer["id"]}).text
+    with stack.client() as mint:
+        for text in (answer["id"], digest[7:15]):
+            (found,) = mint.get(f"/revisions/{text}").json()
+            assert (found["policy"], found["revision"]["digest"]) == ("counter", digest)
+        assert mint.get("/revisions/hello").status_code == 404
+        assert mint.get(f"/revisions/{base['id']}").status_code == 404
+
+
 def test_names_are_found_by_their_beginning(stack, person):
     with stack.client() as mint:
         for name in ("begin-a", "begin-b", "beginner"):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.gateway.core.console.advice import NAMED, advice_for
 from services.gateway.core.console.curves import HEIGHT, MAX_POINTS, WIDTH, curves_of, joined, phases_of
-from services.gateway.core.console.finding import digest_in
+from services.gateway.core.console.exposures import exposures_of, step_of
 from services.gateway.core.console.quota_rows import quota_rows
 from services.gateway.core.console.rule_views import SHOWN, decisions_of, scores_for, verdict
 from services.gateway.core.console.words import likelihood, number, short, size, span
@@ -82,11 +82,28 @@ def test_values_in_words(shown, text):
     assert shown == text
 
 
-def test_a_digest_is_found_in_what_is_pasted():
-    digest = "0f" * 32
-    for text in (digest, f"sha256:{digest}", f'"x-mint-revision": "SHA256:{digest.upper()}"'):
-        assert digest_in(text) == f"sha256:{digest}"
-    assert digest_in("0f" * 33) == digest_in("") == digest_in("sha256:") == ""
+@given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=20))
+def test_an_alias_exposes_one_revision_at_any_time(targets):
+    moves = [
+        {"number": target, "removed": removed, "at": float(at), "actor": "key", "reason": ""}
+        for at, (target, removed) in enumerate(targets)
+    ]
+    moves.reverse()
+    found = {each: list(exposures_of("prod", moves, each)) for each in (1, 2, 3)}
+    for at, (target, removed) in enumerate(targets):
+        now = at + 0.5
+        pointed = [
+            exposed
+            for exposed, exposures in found.items()
+            for each in exposures
+            if each.since < now and (each.until is None or now < each.until)
+        ]
+        assert pointed == ([] if removed else [target])
+
+
+def test_the_step_that_made_a_revision_is_found():
+    steps = [{"step": 1, "revision": None}, {"step": 2, "revision": {"number": 7}}]
+    assert (step_of({"steps": steps}, 7), step_of({"steps": steps}, 8)) == (2, None)
 
 
 @given(st.text(max_size=60))

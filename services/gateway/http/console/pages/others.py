@@ -1,12 +1,14 @@
 """Pages of one list each: files, events, and the finder of answers."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from services.gateway.core.console.finding import digest_in
-from services.gateway.http.console.context import VisitDep
+from mint_common.answer_ids import digest_digits_in, is_base_answer
+from services.gateway.http.console.api import ApiAnswer
+from services.gateway.http.console.context import Visit, VisitDep
+from services.gateway.http.console.provenance import Provenance, provenance_of
 from services.gateway.http.console.route import ConsoleRoute
 from services.gateway.http.edge.context import ReadCaller
 
@@ -14,8 +16,8 @@ router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
 
 LISTED = 100
 """Rows of a list."""
-OWNERS = 20
-"""Policies of one digest whose aliases are asked for."""
+OWNERS = 5
+"""Policies of one digest that are shown."""
 
 
 @router.get("/console/files")
@@ -37,14 +39,25 @@ async def events(_caller: ReadCaller, visit: VisitDep) -> Response:
 async def find(
     _caller: ReadCaller, visit: VisitDep, q: Annotated[str, Query(max_length=500)] = ""
 ) -> Response:
-    """Show the revision that an answer came from, and how it became what answers."""
-    digest = digest_in(q)
-    found = await visit.get("mint", "v1", "revisions", digest) if digest else None
-    moves = []
-    if found is not None and found.is_ok:
-        policies = [owner["policy"] for owner in found.data[:OWNERS]]
-        aliases = await asyncio.gather(
-            *(visit.get("mint", "v1", "policies", policy, "aliases") for policy in policies)
-        )
-        moves = list(zip(policies, aliases, strict=True))
-    return visit.pages.show(visit, "find.html", section="find", q=q, digest=digest, found=found, moves=moves)
+    """Show the revision that an answer came from, what made it and which aliases exposed it."""
+    digits = digest_digits_in(q)
+    found = await visit.get("mint", "v1", "revisions", digits) if digits else None
+    shown = found.data[:OWNERS] if found is not None and found.is_ok else []
+    return visit.pages.show(
+        visit,
+        "find.html",
+        section="find",
+        q=q,
+        found=found,
+        is_base=is_base_answer(q),
+        owners=await asyncio.gather(*(_with_provenance(visit, owner) for owner in shown)),
+    )
+
+
+async def _with_provenance(
+    visit: Visit, owner: dict[str, Any]
+) -> tuple[dict[str, Any], ApiAnswer, Provenance | None]:
+    """Return an owned revision with its record and its provenance."""
+    policy, number = owner["policy"], owner["revision"]["number"]
+    revision = await visit.get("mint", "v1", "policies", policy, "revisions", number)
+    return owner, revision, await provenance_of(visit, policy, revision.data) if revision.is_ok else None

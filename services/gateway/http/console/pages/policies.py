@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from services.gateway.http.console.context import VisitDep
+from services.gateway.http.console.provenance import provenance_of
 from services.gateway.http.console.route import ConsoleRoute
 from services.gateway.http.edge.context import ReadCaller
 
@@ -109,9 +110,10 @@ async def revision(
     found = await visit.get(*place)
     if not found.is_ok:
         return visit.missing(found, "policies")
-    lineage, diff = await asyncio.gather(
+    lineage, diff, provenance = await asyncio.gather(
         visit.get(*place, "lineage", ancestors=20, descendants=5),
         visit.get(*place, "diff", against=against),
+        provenance_of(visit, policy, found.data),
     )
     return visit.pages.show(
         visit,
@@ -121,6 +123,7 @@ async def revision(
         revision=found.data,
         lineage=lineage,
         diff=diff,
+        provenance=provenance,
         against=against,
     )
 
