@@ -74,7 +74,8 @@ If `max_tokens` cuts a call off, `finish_reason` is `length`, and the text, whol
 An unknown name, or another tenant's, is a 404, and a `tinker://` path that names no checkpoint a 400; no name
 falls back to the base. Without `model` the only base answers where one is up, else 400; Anthropic's routes
 need a name. `x-mint-revision` and `system_fingerprint` name the revision that answered. So does the `id` of
-an answer: it ends in the first 16 digits of the revision's digest, and `GET /mint/v1/revisions/ID` finds it.
+an answer: it ends in the first 16 hexadecimal digits of the revision's digest, by which
+`GET /mint/v1/revisions/ID` finds the revision among your policies. The id of a base's answer ends in none.
 """
 SERVER = """
 ## The server

@@ -218,6 +218,20 @@ class AliasMove:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AliasPeriod:
+    """A period in which an alias pointed at a revision; ``until`` is None while it does.
+
+    Times are in seconds since the epoch. ``actor`` and ``reason`` are of the move that began it.
+    """
+
+    alias: str
+    since: float
+    until: float | None
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRecord:
     """An alias, its target, and its newest 100 moves, oldest first (none in lists).
 

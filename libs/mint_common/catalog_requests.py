@@ -109,6 +109,12 @@ class HistoryQuery(BaseModel):
     before: NumberCursor = None
 
 
+class AliasPeriodQuery(BaseModel):
+    """The newest periods in which aliases pointed at a revision."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100
+
+
 class RemovalQuery(BaseModel):
     """Why an alias is removed."""
 

@@ -31,6 +31,7 @@ from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.adapters.faulty_postgres import PostgresFaulty
 from services.registry.adapters.members_postgres import PostgresMembers
+from services.registry.adapters.owners_postgres import PostgresOwners
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.adapters.timeline_postgres import PostgresTimeline
 from services.registry.handlers.bootstrap import bootstrap
@@ -106,6 +107,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             rules=PostgresRules(quick_pool, ledger),
             timeline=PostgresTimeline(quick_pool),
             faulty=PostgresFaulty(quick_pool),
+            owners=PostgresOwners(quick_pool),
             diffs=DiffHandler(catalog=catalog, evaluations=evaluations, blobs=blobs, scratch=scratch),
             uploads=UploadHandler(
                 catalog=catalog,

@@ -152,7 +152,7 @@ def test_the_id_of_an_answer_leads_to_the_rollouts_that_made_its_revision(page, 
     page.wait_for_load_state("load")
     answered = page.locator("section.answer", has=page.locator("h2", has_text="shown@2"))
     assert "canary" in answered.locator("table").inner_text()
-    answered.locator("text=Rollouts of step 2").click()
+    answered.locator("text=Episodes of wave_").click()
     page.wait_for_load_state("load")
     assert "Group 0 of 4" in page.locator("main").inner_text()
 

@@ -20,6 +20,7 @@ from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
+from services.registry.adapters.owners_postgres import PostgresOwners
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.core.aliases import Mover
 from services.registry.core.keys import stored_key
@@ -38,6 +39,7 @@ class Store:
     aliases: PostgresAliases
     evaluations: PostgresEvaluations
     rules: PostgresRules
+    owners: PostgresOwners
     integrity: PostgresBlobIntegrity
     events: Callable[[], Awaitable[Sequence[Event]]]
 
@@ -65,6 +67,7 @@ def store_over(pool: asyncpg.Pool) -> Store:
         aliases=PostgresAliases(pool, ledger),
         evaluations=PostgresEvaluations(pool, ledger),
         rules=PostgresRules(pool, ledger),
+        owners=PostgresOwners(pool),
         integrity=PostgresBlobIntegrity(pool, ledger),
         events=events,
     )

@@ -180,38 +180,27 @@ async def test_concurrent_exports_get_gapless_numbers(store: Store) -> None:
     assert {revision.digest for revision in revisions} == {export.digest for export in exports}
 
 
-async def test_owners_of_digests_are_found_within_the_tenant_only(store: Store) -> None:
-    mine, theirs = await add_policy(store, "mine"), await add_policy(store, "theirs", OTHER)
-    first, second = await publish(store, mine, 2)
-    (foreign,) = await publish(store, theirs, 1)
-    asked = [second.digest, foreign.digest, sha256_digest(b"nobody's")]
-    (owned,) = await store.catalog.owned(TENANT, asked)
-    assert (owned.policy, owned.base, owned.revision) == ("mine", mine.base, second)
-    assert [each.policy for each in await store.catalog.owned(OTHER, asked)] == ["theirs"]
-    assert [each.revision for each in await store.catalog.owned(TENANT, [second.digest, first.digest])] == [
-        first,
-        second,
-    ]
+async def test_periods_of_aliases_are_those_of_their_moves(store: Store) -> None:
+    policy = await add_policy(store)
+    one, two = await publish(store, policy, 2)
+    moves = [("prod", one), ("prod", two), ("prod", one), ("gone", one)]
+    for at, (name, target) in enumerate(moves):
+        await store.aliases.move(policy, name, target, replace(by("ann"), at=NOW + at), expected=None)
+    await store.aliases.remove(policy, "gone", replace(by("ann"), at=NOW + len(moves)))
 
+    async def periods(number: int, *, limit: int = 9) -> list[tuple[str, bool]]:
+        found = await store.aliases.periods(policy.policy_id, number, limit=limit)
+        assert all(each.until is None or each.since < each.until for each in found)
+        assert [each.since for each in found] == sorted((each.since for each in found), reverse=True)
+        return [(each.alias, each.until is None) for each in found]
 
-async def test_owners_are_found_by_the_first_digits_of_a_digest(store: Store) -> None:
-    mine, theirs = await add_policy(store, "mine"), await add_policy(store, "theirs", OTHER)
-    first, second = await publish(store, mine, 2)
-    (foreign,) = await publish(store, theirs, 1)
-
-    async def found(tenant: TenantId, digits: str, *, limit: int = 9) -> list[RevisionRef]:
-        owned = await store.catalog.owned_by_digits(tenant, digits, limit=limit)
-        return [each.revision for each in owned]
-
-    for each in (first, second):
-        digits = each.digest.removeprefix("sha256:")
-        for count in (8, 16, 64):
-            assert await found(TENANT, digits[:count]) == [each]
-            assert await found(OTHER, digits[:count]) == []
-        assert await found(TENANT, digits[:63] + ("0" if digits[63] != "0" else "1")) == []
-    assert await found(TENANT, foreign.digest.removeprefix("sha256:")[:16]) == []
-    assert await found(TENANT, "", limit=9) == [first, second]
-    assert await found(TENANT, "", limit=1) == [first]
+    assert await periods(1) == [("gone", False), ("prod", True), ("prod", False)]
+    assert await periods(2) == [("prod", False)]
+    assert await periods(1, limit=1) == [("gone", False)]
+    assert await periods(3) == []
+    history = await store.aliases.history(policy.policy_id, "prod", limit=9, before=None)
+    (second,) = await store.aliases.periods(policy.policy_id, 2, limit=9)
+    assert (second.until, second.since) == (history[0].at, history[1].at)
 
 
 async def test_alias_is_moved_and_rolled_back_with_its_history(store: Store) -> None:

@@ -144,7 +144,7 @@ async def test_a_removed_policy_is_not_there_and_its_name_is_free(store: Store) 
     labelled = PolicyFilter(labels=(("team", "search"),))
     assert await store.catalog.policies(TENANT, labelled, limit=9, after=None) == []
     assert await store.aliases.names(TENANT, limit=9) == []
-    assert await store.catalog.owned(TENANT, [first.digest, second.digest]) == []
+    assert await store.owners.of_digests(TENANT, [first.digest, second.digest]) == []
     for name in ("p", policy.policy_id):
         with pytest.raises(NotFound):
             await store.catalog.policy(TENANT, name)

@@ -154,10 +154,10 @@ class RegistryClient:
             found += self._read(await self._http.post(path, body), list[OwnedRevision])
         return found
 
-    async def find_by_digits(self, tenant_id: TenantId, digits: str) -> list[OwnedRevision]:
-        """Return a tenant's revisions whose digest begins with these hexadecimal digits."""
+    async def find_by_prefix(self, tenant_id: TenantId, prefix: str) -> list[OwnedRevision]:
+        """Return a tenant's first 100 revisions whose digest has this prefix."""
         path = path_of("internal", "tenants", tenant_id, "revisions")
-        return self._read(await self._http.get(path, {"digits": digits}), list[OwnedRevision])
+        return self._read(await self._http.get(path, {"prefix": prefix}), list[OwnedRevision])
 
     async def list_aliases(self, tenant_id: TenantId, policy: PolicyId | str) -> list[AliasRecord]:
         """Return a policy's aliases by name, without their histories."""

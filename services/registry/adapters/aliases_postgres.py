@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import asyncpg
 
-from mint_common.catalog import AliasMove, AliasRecord, PolicyNames, PolicyRecord
+from mint_common.catalog import AliasMove, AliasPeriod, AliasRecord, PolicyNames, PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import AliasProtected, InUse
 from mint_common.ids import PolicyId, TenantId
@@ -52,6 +52,15 @@ _NAMES = f"""
 _HISTORY = """
     SELECT *, moved_at AS at FROM alias_history WHERE policy_id = $1 AND alias = $2 AND sequence < $3
     ORDER BY sequence DESC LIMIT $4
+"""
+_PERIODS = """
+    SELECT alias, moved_at AS since, actor, reason, (
+        SELECT moved_at FROM alias_history AS later
+        WHERE later.policy_id = own.policy_id AND later.alias = own.alias AND later.sequence > own.sequence
+        ORDER BY sequence LIMIT 1
+    ) AS until
+    FROM alias_history AS own WHERE policy_id = $1 AND number = $2 AND NOT removed
+    ORDER BY moved_at DESC, alias LIMIT $3
 """
 _AFTER_ALL = 2**31 - 1
 _EXISTS = "SELECT 1 FROM aliases WHERE policy_id = $1 AND alias = $2"
@@ -206,6 +215,11 @@ class PostgresAliases:
         if not moves:
             found(await self._pool.fetchval(_EXISTS, policy_id, name), "alias", name)
         return moves
+
+    async def periods(self, policy_id: PolicyId, number: int, *, limit: int) -> Sequence[AliasPeriod]:
+        """Return the periods in which aliases pointed at a revision, newest first."""
+        rows = await self._pool.fetch(_PERIODS, policy_id, number, limit)
+        return [from_row(row, AliasPeriod) for row in rows]
 
     async def set_flags(
         self,

@@ -12,7 +12,6 @@ import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import (
-    OwnedRevision,
     PolicyFilter,
     PolicyRecord,
     Resolution,
@@ -61,11 +60,6 @@ _SET_STATE = """
     SET state = $3, changes = changes + 1, retired_at = CASE WHEN $3 = 'retired' THEN now() END
     WHERE policy_id = $1 AND number = $2 AND state <> $3 RETURNING changes
 """
-_OWNED = """
-    SELECT name, base, revisions.* FROM revisions JOIN policies USING (policy_id)
-    WHERE digest = ANY($2) AND tenant_id = $1 AND removed_at IS NULL ORDER BY name, number
-"""
-_OWNED_BY_DIGITS = _OWNED.replace("= ANY($2)", "BETWEEN $2 AND $3") + "LIMIT $4"
 _SETTLED = """
     SELECT code, reason, revisions.* FROM exports LEFT JOIN revisions USING (policy_id, number)
     WHERE policy_id = $1 AND exports.export_id = $2 AND tenant_id = $3
@@ -267,17 +261,6 @@ class PostgresCatalog:
                 facts = await self.base(name.name)
         return base_resolution(name, facts)
 
-    async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
-        """Return the tenant's revisions among these digests, by policy name and number."""
-        return _owned_of(await self._pool.fetch(_OWNED, tenant_id, digests))
-
-    async def owned_by_digits(
-        self, tenant_id: TenantId, digits: str, *, limit: int
-    ) -> Sequence[OwnedRevision]:
-        """Return the tenant's revisions whose digest begins with these hexadecimal digits, like `owned`."""
-        bounds = (f"sha256:{digits:{fill}<64}" for fill in "0f")
-        return _owned_of(await self._pool.fetch(_OWNED_BY_DIGITS, tenant_id, *bounds, limit))
-
     async def set_state(
         self, policy: PolicyRecord, number: int, state: SettableState, *, cause: str | None = None
     ) -> RevisionRecord:
@@ -381,10 +364,6 @@ def _resolve_query(tenant_id: TenantId, name: ModelName) -> tuple[str, TenantId,
         selected, argument = _DEFAULT, DEFAULT_ALIAS
     key = "policy_id" if is_policy_id(name.name) else "name"
     return _RESOLVE.format(selected=selected, key=key), tenant_id, name.name, argument
-
-
-def _owned_of(rows: Sequence[asyncpg.Record]) -> list[OwnedRevision]:
-    return [OwnedRevision(policy=row["name"], base=row["base"], revision=ref_of(row)) for row in rows]
 
 
 async def _find_revision(

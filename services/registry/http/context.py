@@ -18,6 +18,7 @@ from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.adapters.faulty_postgres import PostgresFaulty
 from services.registry.adapters.members_postgres import PostgresMembers
+from services.registry.adapters.owners_postgres import PostgresOwners
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.adapters.timeline_postgres import PostgresTimeline
 from services.registry.handlers.collector import Collector
@@ -44,6 +45,7 @@ class Registry:
     rules: PostgresRules
     timeline: PostgresTimeline
     faulty: PostgresFaulty
+    owners: PostgresOwners
     diffs: DiffHandler
     uploads: UploadHandler
     collector: Collector

@@ -7,8 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from mint_common.answer_ids import MAX_DIGITS, MIN_DIGITS
+from mint_common.answer_ids import PREFIX_PATTERN
 from mint_common.catalog import (
+    AliasPeriod,
     EvaluationRecord,
     FaultyRevision,
     Lineage,
@@ -20,6 +21,7 @@ from mint_common.catalog import (
     UploadedRevision,
 )
 from mint_common.catalog_requests import (
+    AliasPeriodQuery,
     Body,
     DiffQuery,
     DigestText,
@@ -51,9 +53,8 @@ from services.registry.http.context import (
 router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=RepeatableRoute)
 
 
-_DIGITS = rf"^[0-9a-f]{{{MIN_DIGITS},{MAX_DIGITS}}}$"
 _FOUND = 100
-"""Maximum revisions found by the first digits of a digest."""
+"""Maximum revisions found by a prefix of their digest."""
 
 
 class DigestsBody(Body):
@@ -65,15 +66,15 @@ class DigestsBody(Body):
 @router.post("/revisions/find")
 async def find_owned(tenant_id: Tenant, body: DigestsBody, registry: RegistryDep) -> Sequence[OwnedRevision]:
     """Return the tenant's revisions among these digests."""
-    return await registry.catalog.owned(tenant_id, body.digests)
+    return await registry.owners.of_digests(tenant_id, body.digests)
 
 
 @router.get("/revisions")
-async def find_by_digits(
-    tenant_id: Tenant, digits: Annotated[str, Query(pattern=_DIGITS)], registry: RegistryDep
+async def find_by_prefix(
+    tenant_id: Tenant, prefix: Annotated[str, Query(pattern=f"^{PREFIX_PATTERN}$")], registry: RegistryDep
 ) -> Sequence[OwnedRevision]:
-    """Return the tenant's first revisions whose digest begins with these hexadecimal digits."""
-    return await registry.catalog.owned_by_digits(tenant_id, digits, limit=_FOUND)
+    """Return the tenant's first 100 revisions whose digest has this prefix."""
+    return await registry.owners.of_prefix(tenant_id, prefix, limit=_FOUND)
 
 
 @router.get("/revisions/faulty")
@@ -149,6 +150,17 @@ async def restore_revision(
 ) -> RevisionRecord:
     """Restore a retired or quarantined revision."""
     return await registry.catalog.set_state(policy, revision.number, "published", cause=cause)
+
+
+@router.get("/policies/{policy}/revisions/{revision}/aliases")
+async def list_alias_periods(
+    policy: PolicyDep,
+    revision: RevisionDep,
+    page: Annotated[AliasPeriodQuery, Query()],
+    registry: RegistryDep,
+) -> Sequence[AliasPeriod]:
+    """Return the newest periods in which aliases pointed at a revision."""
+    return await registry.aliases.periods(policy.policy_id, revision.number, limit=page.limit)
 
 
 @router.get("/policies/{policy}/revisions/{revision}/lineage")

@@ -104,11 +104,15 @@ def _parts(sample: Sample, scored: bytes) -> Iterator[ShownPart]:
         yield ShownPart(kind="context", tokens=sample.tokens[begin:])
 
 
-def step_wave(waves: Sequence[Wave], step: int | None) -> Wave:
-    """Return the wave of a step that has a record, by default of the newest. Raises NotFound."""
-    found = [wave for wave in waves if wave.record is not None and step in (None, wave.step)]
+def step_wave(waves: Sequence[Wave], step: int | None, wave_id: str | None = None) -> Wave:
+    """Return the recorded wave of that step and id, the newest by default. Raises NotFound."""
+    found = [
+        wave
+        for wave in waves
+        if wave.record is not None and step in (None, wave.step) and wave_id in (None, wave.wave_id)
+    ]
     if not found:
-        raise NotFound(kind="recorded step", name="latest" if step is None else str(step))
+        raise NotFound(kind="recorded step", name=wave_id or ("latest" if step is None else str(step)))
     return found[-1]
 
 

@@ -36,29 +36,36 @@ class Rollouts:
     reading: FairGate
 
     async def show(
-        self, job: Job, *, step: int | None, group: int, episode: int | None, token_texts: bool = False
+        self,
+        job: Job,
+        *,
+        step: int | None,
+        group: int,
+        episode: int | None,
+        token_texts: bool = False,
+        wave: str | None = None,
     ) -> JsonObject:
         """Return a group of a step, or one of its episodes. Raises NotFound, InvalidField.
 
-        ``token_texts``: with the text of each sampled token.
+        ``token_texts``: with the text of each sampled token. ``wave`` is the id of the step's wave.
         """
         waves = await self.jobs.waves_of(job.job_id)
-        wave, lags = step_wave(waves, step), staleness_of(waves)
-        assert wave.record is not None
+        found, lags = step_wave(waves, step, wave), staleness_of(waves)
+        assert found.record is not None
         async with self.reading.turn(job.tenant_id):
             try:
-                data = await self.blobs.get(wave.record)
+                data = await self.blobs.get(found.record)
             except BlobMissing as error:
-                raise NotFound(kind="recorded step", name=str(wave.step)) from error
+                raise NotFound(kind="recorded step", name=str(found.step)) from error
             record = await asyncio.to_thread(decode_record, data)
             del data
-            logprobs = await self._logprobs(wave)
+            logprobs = await self._logprobs(found)
             shown = shown_group(record, logprobs, group=group, episode=episode)
             texts = await self._read(shown.parts, partial(self._text, job))
             pieces = await self._read(shown.sampled, partial(self._pieces, job)) if token_texts else None
-            lag = lags[wave.step]
+            lag = lags[found.step]
             texts = texts or [None] * len(shown.parts)
-            return rollouts_view(wave, record, shown, texts, group=group, staleness=lag, token_texts=pieces)
+            return rollouts_view(found, record, shown, texts, group=group, staleness=lag, token_texts=pieces)
 
     async def _logprobs(self, wave: Wave) -> WaveLogprobs | None:
         """Return the trainer's log-probabilities of a wave; None where it has none that can be read."""

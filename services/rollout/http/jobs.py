@@ -35,10 +35,11 @@ _GOES_ON = frozenset({JobState.SUBMITTED, JobState.RUNNING})
 class RolloutQuery(BaseModel):
     """The group of a step, the newest by default, to show, and one of its episodes or all.
 
-    ``token_texts``: with the text of each sampled token.
+    ``token_texts``: with the text of each sampled token. ``wave`` is the id of the step's wave.
     """
 
     step: Annotated[int | None, Field(ge=1)] = None
+    wave: TextCursor = None
     group: Annotated[int, Field(ge=0)] = 0
     episode: Annotated[int | None, Field(ge=0)] = None
     token_texts: bool = False

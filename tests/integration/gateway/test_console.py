@@ -231,17 +231,23 @@ def test_an_answer_is_found_by_its_id_with_the_moves_that_exposed_it(stack, pers
         base = api.post("/completions", json={"model": "tiny", **asked}).raise_for_status().json()
     assert answer["id"].endswith(digest.removeprefix("sha256:")[:16])
     text = person.get("/console/find", params={"q": answer["id"]}).text
-    for shown in ("counter@2", digest, "aliases/exposing", "because &lt;b&gt;", "no job of MinT"):
+    for shown in ("counter@2", digest, "aliases/exposing", "because &lt;b&gt;", "no job made it"):
         assert shown in text
     assert 'aliases/exposing">exposing</a><td><time' in text
-    assert "A base gave that answer" in person.get("/console/find", params={"q": base["id"]}).text
+    for text in (base["id"], "base:tiny"):
+        assert "A base gave that answer" in person.get("/console/find", params={"q": text}).text
     with browser(stack, key=stack.other_key) as other:
         assert "counter" not in other.get("/console/find", params={"q": answer["id"]}).text
     with stack.client() as mint:
-        for text in (answer["id"], digest[7:15]):
+        for text in (answer["id"], digest[7:23]):
             (found,) = mint.get(f"/revisions/{text}").json()
             assert (found["policy"], found["revision"]["digest"]) == ("counter", digest)
-        assert mint.get("/revisions/hello").status_code == 404
+        for text in ("hello", digest[7:22], answer["id"][:-1]):
+            assert mint.get(f"/revisions/{text}").status_code == 404
+        periods = mint.get("/policies/counter/revisions/2/aliases").json()
+        (period,) = [each for each in periods if each["alias"] == "exposing"]
+        assert period["reason"] == reason
+        assert period["since"] < period["until"]
         assert mint.get(f"/revisions/{base['id']}").status_code == 404
 
 

@@ -142,7 +142,9 @@ async def _walk_hot_paths(store: Store) -> None:
         for _ in range(3):
             page = await store.catalog.policies(TENANT, wanted, limit=20, after=after)
             after = page[-1].name if page else "name-1"
-    await store.catalog.owned(TENANT, [second.digest])
+    await store.owners.of_digests(TENANT, [second.digest])
+    assert await store.owners.of_prefix(TENANT, second.digest[7:23], limit=9)
+    assert await store.aliases.periods(policy.policy_id, second.number, limit=9)
     await store.catalog.related(policy.policy_id, first.number, Reach(descendants=9), limit=9)
     evaluation = EvaluationRecord(
         evaluation_id=EvaluationId("eval_1"),

@@ -100,3 +100,7 @@ def test_what_a_step_does_not_have_is_refused_and_a_large_group_is_shown_by_epis
     with pytest.raises(NotFound):
         step_wave([WAVE], 1)
     assert step_wave([WAVE, RECORDED], 1) is RECORDED
+    assert step_wave([WAVE, RECORDED], None, RECORDED.wave_id) is RECORDED
+    for step, wave_id in ((None, "wave_none"), (2, RECORDED.wave_id)):
+        with pytest.raises(NotFound):
+            step_wave([WAVE, RECORDED], step, wave_id)

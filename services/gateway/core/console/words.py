@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from mint_common.answer_ids import PREFIX_DIGITS
+
 SAID: Mapping[str, str] = {
     "moved": "The alias points at the revision now.",
     "rolled-back": "The alias was rolled back.",
@@ -98,8 +100,8 @@ def ago(seconds: Any, now: float) -> str:  # Any: of JSON
 
 
 def short(digest: Any) -> str:  # Any: of JSON
-    """Return the beginning of a digest."""
-    return str(digest or NONE).removeprefix("sha256:")[:12]
+    """Return the first digits of a digest, by which it is found."""
+    return str(digest or NONE).removeprefix("sha256:")[:PREFIX_DIGITS]
 
 
 def mean(values: Sequence[float]) -> float | None:

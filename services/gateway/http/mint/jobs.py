@@ -79,12 +79,15 @@ async def get_rollouts(
     _job: JobPath,
     jobs: ReadJobs,
     _step: Annotated[int | None, Query(alias="step", ge=1)] = None,
+    _wave: Annotated[str | None, Query(alias="wave", max_length=128)] = None,
     _group: Annotated[int, Query(alias="group", ge=0)] = 0,
     _episode: Annotated[int | None, Query(alias="episode", ge=0)] = None,
     *,
     _token_texts: Annotated[bool, Query(alias="token_texts")] = False,
 ) -> Response:
     """Return what a step was trained on, by default the newest: the episodes of a group, or one of them.
+
+    ``wave`` names the step by its wave, which is a revision's ``wave_id``.
 
     Each has its reward, scores, outcome and segments: sampled texts with their ``logprobs``, and the context
     between. ``trainer_logprobs`` are those of the pass that first trained on the text, at the same

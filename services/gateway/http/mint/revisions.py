@@ -6,8 +6,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from mint_common.answer_ids import digest_digits_in
+from mint_common.answer_ids import digest_prefix_in
 from mint_common.catalog import (
+    AliasPeriod,
     EvaluationRecord,
     FaultyRevision,
     Lineage,
@@ -17,6 +18,7 @@ from mint_common.catalog import (
     UploadedRevision,
 )
 from mint_common.catalog_requests import (
+    AliasPeriodQuery,
     DiffQuery,
     EvaluationBody,
     FaultyQuery,
@@ -57,17 +59,17 @@ async def list_faulty(_page: Annotated[FaultyQuery, Query()], catalog: ReadCatal
     return await catalog.forward()
 
 
-@_owned.get("/{digest}")
-async def find_revision(digest: str, caller: ReadCaller, parts: CatalogDep) -> list[OwnedRevision]:
+@_owned.get("/{digest_or_id}")
+async def find_revision(digest_or_id: str, caller: ReadCaller, parts: CatalogDep) -> list[OwnedRevision]:
     """Return the tenant's revisions with a digest, such as an answer's `x-mint-revision`, and their policies.
 
-    ``digest`` may also be its first 8 or more hexadecimal digits, or the `id` of an answer. Two policies may
-    have equal weights; at most 100 are listed.
+    The digest is given whole, by its first 16 or more hexadecimal digits, or by the `id` of an answer. Two
+    policies may have equal weights; at most 100 revisions are listed.
     """
-    digits = digest_digits_in(digest)
-    found = await parts.registry.find_by_digits(caller.tenant_id, digits) if digits else []
+    prefix = digest_prefix_in(digest_or_id)
+    found = await parts.registry.find_by_prefix(caller.tenant_id, prefix) if prefix else []
     if not found:
-        raise NotFound(kind="revision", name=digest)
+        raise NotFound(kind="revision", name=digest_or_id)
     return found
 
 
@@ -85,6 +87,17 @@ async def list_revisions(
 @_revisions.get("/{revision}", response_model=RevisionRecord)
 async def get_revision(_policy: PolicyPath, _revision: RevisionPath, catalog: ReadCatalog) -> Response:
     """Return one revision, by number or digest."""
+    return await catalog.forward()
+
+
+@_revisions.get("/{revision}/aliases", response_model=list[AliasPeriod])
+async def list_alias_periods(
+    _policy: PolicyPath,
+    _revision: RevisionPath,
+    _page: Annotated[AliasPeriodQuery, Query()],
+    catalog: ReadCatalog,
+) -> Response:
+    """List the periods in which aliases pointed at a revision, newest first; removed aliases too."""
     return await catalog.forward()
 
 

@@ -86,10 +86,12 @@ async def rollouts(
     visit: VisitDep,
     step: Annotated[int | None, Query(ge=1)] = None,
     group: Group = 0,
+    *,
+    wave: Text = "",
     colour: Colour = "likelihood",
 ) -> Response:
-    """Show the episodes that a group of a step has, token by token."""
-    found = await _group(visit, job, step, group)
+    """Show the episodes that a group of a step has, token by token; ``wave`` names the step by its wave."""
+    found = await _group(visit, job, step, group, wave=wave)
     return visit.pages.show(
         visit,
         "rollouts.html",
@@ -143,8 +145,10 @@ async def rollout_steps(
     )
 
 
-async def _group(visit: Visit, job: str, step: int | None, group: int) -> ApiAnswer:
-    return await visit.get("mint", "v1", "jobs", job, "rollouts", step=step, group=group, token_texts=True)
+async def _group(visit: Visit, job: str, step: int | None, group: int, *, wave: str = "") -> ApiAnswer:
+    return await visit.get(
+        "mint", "v1", "jobs", job, "rollouts", step=step, wave=wave, group=group, token_texts=True
+    )
 
 
 def _views(found: ApiAnswer, room: SpanRoom, colour: Colour) -> list[EpisodeView]:

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from mint_common.answer_ids import digest_digits_in, is_base_answer
+from mint_common.answer_ids import digest_prefix_in, is_base_answer
 from services.gateway.http.console.api import ApiAnswer
 from services.gateway.http.console.context import Visit, VisitDep
-from services.gateway.http.console.provenance import Provenance, provenance_of
+from services.gateway.http.console.pages.policies import PERIODS
 from services.gateway.http.console.route import ConsoleRoute
 from services.gateway.http.edge.context import ReadCaller
 
@@ -17,7 +17,7 @@ router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
 LISTED = 100
 """Rows of a list."""
 OWNERS = 5
-"""Policies of one digest that are shown."""
+"""Revisions of one digest that are shown."""
 
 
 @router.get("/console/files")
@@ -39,9 +39,9 @@ async def events(_caller: ReadCaller, visit: VisitDep) -> Response:
 async def find(
     _caller: ReadCaller, visit: VisitDep, q: Annotated[str, Query(max_length=500)] = ""
 ) -> Response:
-    """Show the revision that an answer came from, what made it and which aliases exposed it."""
-    digits = digest_digits_in(q)
-    found = await visit.get("mint", "v1", "revisions", digits) if digits else None
+    """Show the revision that an answer came from, what made it and which aliases pointed at it."""
+    prefix = digest_prefix_in(q)
+    found = await visit.get("mint", "v1", "revisions", prefix) if prefix else None
     shown = found.data[:OWNERS] if found is not None and found.is_ok else []
     return visit.pages.show(
         visit,
@@ -50,14 +50,13 @@ async def find(
         q=q,
         found=found,
         is_base=is_base_answer(q),
-        owners=await asyncio.gather(*(_with_provenance(visit, owner) for owner in shown)),
+        most=PERIODS,
+        owners=await asyncio.gather(*(_described(visit, owner) for owner in shown)),
     )
 
 
-async def _with_provenance(
-    visit: Visit, owner: dict[str, Any]
-) -> tuple[dict[str, Any], ApiAnswer, Provenance | None]:
-    """Return an owned revision with its record and its provenance."""
-    policy, number = owner["policy"], owner["revision"]["number"]
-    revision = await visit.get("mint", "v1", "policies", policy, "revisions", number)
-    return owner, revision, await provenance_of(visit, policy, revision.data) if revision.is_ok else None
+async def _described(visit: Visit, owner: dict[str, Any]) -> tuple[dict[str, Any], ApiAnswer, ApiAnswer]:
+    """Return an owned revision with its record and the periods of its aliases."""
+    place = ("mint", "v1", "policies", owner["policy"], "revisions", owner["revision"]["number"])
+    revision, periods = await asyncio.gather(visit.get(*place), visit.get(*place, "aliases", limit=PERIODS))
+    return owner, revision, periods

@@ -6,7 +6,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from services.gateway.http.console.context import VisitDep
-from services.gateway.http.console.provenance import provenance_of
 from services.gateway.http.console.route import ConsoleRoute
 from services.gateway.http.edge.context import ReadCaller
 
@@ -16,6 +15,8 @@ PAGE, REVISIONS, MOVES = 50, 50, 50
 """Policies of a page, revisions of a policy's page, moves of an alias's."""
 EVENTS, TIMELINE = 20, 100
 """Events of a policy's page, and of its timeline's."""
+PERIODS = 100
+"""Periods in which aliases pointed at a revision, of its page."""
 
 Text = Annotated[str, Query(max_length=200)]
 
@@ -110,10 +111,10 @@ async def revision(
     found = await visit.get(*place)
     if not found.is_ok:
         return visit.missing(found, "policies")
-    lineage, diff, provenance = await asyncio.gather(
+    lineage, diff, periods = await asyncio.gather(
         visit.get(*place, "lineage", ancestors=20, descendants=5),
         visit.get(*place, "diff", against=against),
-        provenance_of(visit, policy, found.data),
+        visit.get(*place, "aliases", limit=PERIODS),
     )
     return visit.pages.show(
         visit,
@@ -123,7 +124,8 @@ async def revision(
         revision=found.data,
         lineage=lineage,
         diff=diff,
-        provenance=provenance,
+        periods=periods,
+        most=PERIODS,
         against=against,
     )
 

@@ -125,7 +125,8 @@ class VllmServing:
         serving.models = _models_of(serving.models, call.model)
         serving.engine_client = engine
         if call.operation.generates:
-            serving._base_request_id = lambda *_: call.request_id  # noqa: SLF001  # vLLM has no other way
+            # Messages makes its request of chat itself, so a field of the client's request does not do.
+            serving._base_request_id = lambda *_, **__: call.request_id  # noqa: SLF001
             admit = _Admitting(serving, engine)
             renderer = CallRenderer(self._renderers, call, admit=admit, turns=self._renders)
             serving.online_renderer = renderer
