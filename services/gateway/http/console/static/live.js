@@ -2,7 +2,7 @@
 const told = document.getElementById("live");
 const rows = document.querySelector("[data-live-events]");
 const job = document.querySelector("[data-live-job]")?.dataset.liveJob;
-const MOST = 500, SOONEST = 1000, LATEST = 30000, CALM = 300, OFTEN = 1000;
+const MOST = 500, SOONEST = 1000, LATEST = 30000, CALM = 300, OFTEN = 2000;
 const STEPS = ["revision.exported", "wave.cancelled", "training.failed", "job.finished"];
 let cursor = "", wait = SOONEST, asked = 0, shown = 0;
 
