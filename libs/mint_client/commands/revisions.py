@@ -13,7 +13,7 @@ from mint_client.commands.names import resolve_revision, revision_path
 from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument
 from mint_client.commands.pushing import push_revision
 from mint_client.commands.spelling import NamedRevisionArgument, split_name
-from mint_client.core.columns import CHANGE, FIELD, NODE, REVISION
+from mint_client.core.columns import CHANGE, FIELD, FOUND, NODE, REVISION
 from mint_client.core.score_rows import scored_rows
 from mint_client.core.tables import Row, diff_rows, field_rows
 from mint_client.views.terminal import receiving, sending
@@ -42,6 +42,21 @@ def show_revision(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
     (row,) = _scored(api, split_name(revision)[0], [found])
     shown = {name: value for name, value in row.items() if name != "manifest"}
     return Listing(answer=found, columns=FIELD, rows=field_rows(shown))
+
+
+def find_revision(
+    api: PublicApi,
+    answer: Annotated[
+        str, typer.Argument(metavar="ID", help="The id of an answer, its x-mint-revision, or a digest.")
+    ],
+) -> Listing:
+    """Find the revision that gave an answer.
+
+    The first 16 digits of a digest suffice. Policies with equal weights are all listed.
+
+    Example: mint revision find e31a063b96667fae
+    """
+    return Listing(answer=api.get(path_of("revisions", answer)), columns=FOUND)
 
 
 def upload_revision(
@@ -170,9 +185,10 @@ def _scored(api: PublicApi, policy: str, revisions: Sequence[Json]) -> list[Row]
 
 
 revision_app = group(
-    "List, show, compare, upload, download, push, retire or restore revisions, or resume training from one.",
+    "List, show, find, compare, upload, download, push, retire or restore revisions, or resume training.",
     list_revisions,
     show_revision,
+    find_revision,
     diff_revision,
     lineage_revision,
     upload_revision,

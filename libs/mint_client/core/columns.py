@@ -38,6 +38,12 @@ REVISION = (
     Column(title="digest", path="digest", kind="digest", drop=5),
     Column(title="made", path="created_at", kind="time", drop=7),
 )
+FOUND = (
+    Column(title="policy", path="policy"),
+    Column(title="revision", path="revision.number"),
+    Column(title="base", path="base", drop=1),
+    Column(title="digest", path="revision.digest", kind="digest", drop=2),
+)
 ALIAS = (
     Column(title="alias", path="alias"),
     Column(title="revision", path="revision.number"),

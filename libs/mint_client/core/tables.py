@@ -8,7 +8,7 @@ from mint_client.core.columns import Column
 
 Row = Mapping[str, object]
 MIB = 1 << 20
-DIGEST_CHARACTERS = 19
+DIGEST_CHARACTERS = 23
 BAR_CELLS = 16
 SHOWN_CHARACTERS = 200
 """Characters of an answer that are shown."""

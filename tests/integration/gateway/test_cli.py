@@ -144,6 +144,11 @@ def test_revisions_are_named_by_number_alias_and_latest(mint):
     diff = json.loads(mint("revision", "diff", "counter", "1", "best", "--json"))
     assert (diff["before"]["number"], diff["after"]["number"]) == (1, 2)
     assert "norm of" in mint("revision", "diff", "counter", "best")
+    for text in (digest, digest[:23], f"chatcmpl-gen_{'a2' * 13}_{digest[7:23]}"):
+        (found,) = json.loads(mint("revision", "find", text, "--json"))
+        assert (found["policy"], found["revision"]["number"]) == ("counter", 1)
+    assert mint("revision", "find", digest).splitlines()[-1].startswith("counter\t1\t")
+    assert refusal("revision", "find", "chatcmpl-gen_none").code == "not_found"
 
 
 def test_nearest_names_stand_in_the_message(mint):

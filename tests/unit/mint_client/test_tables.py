@@ -169,7 +169,7 @@ def test_a_comparison_begins_with_scores_and_rewards_and_labels_norms() -> None:
         ("reward of its parent", "0.25", "0.5", "+0.25"),
         ("loss", "1.5", "1.25", "-0.25"),
         ("norm of q_proj", "0.1", "0.3", "moved 0.35"),
-        ("parent", "", DIGEST[:19], ""),
+        ("parent", "", DIGEST[:23], ""),
     ]
 
 

@@ -58,7 +58,7 @@ async def describe_tokenizer(
     """Return the configuration of a model's tokenizer; `model` may be omitted while one base is served."""
     model = model or await catalog.only_base()
     target = await catalog.resolver.resolve(caller.tenant_id, model)
-    facts = CallFacts(model=model, request_id=new_id("gen"), tenant_id=caller.tenant_id, revision=None)
+    facts = CallFacts(model=model, request_id=new_id("call"), tenant_id=caller.tenant_id, revision=None)
     body = msgspec.json.encode({"model": model})
     async with cancelled_on_disconnect(request):
         answer = await catalog.engines.serve(target.base, ApiOperation.TOKENIZER_INFO, body, facts)
