@@ -25,7 +25,7 @@ from services.gateway.http.console.assets import ASSETS
 POLICIES, ROUNDS, WARMING = 100_000, 60, 5
 STEPS, VIEWERS, WATCHED_SECONDS = 6, 50, 60.0
 CALM_SECONDS, OFTEN_SECONDS = 0.3, 2.0
-"""As in live.js: the time after an event, and between two readings of a page's part."""
+"""Delays of live.js: from an event to the next read, and between two reads."""
 MANY = 1_000_000
 _COLUMNS = ("policy_id", "tenant_id", "name", "base", "lora", "created_at")
 _PART = 20_000

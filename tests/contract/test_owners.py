@@ -14,16 +14,13 @@ async def test_owners_of_digests_are_found_within_the_tenant_only(store: Store) 
     mine, theirs = await add_policy(store, "mine"), await add_policy(store, "theirs", OTHER)
     first, second = await publish(store, mine, 2)
     (foreign,) = await publish(store, theirs, 1)
-    asked = [second.digest, foreign.digest, sha256_digest(b"nobody's")]
+    unpublished = sha256_digest(b"unpublished")
+    asked = [second.digest, foreign.digest, unpublished]
     (owned,) = await store.owners.of_digests(TENANT, asked)
     assert (owned.policy, owned.base, owned.revision) == ("mine", mine.base, second)
     assert [each.policy for each in await store.owners.of_digests(OTHER, asked)] == ["theirs"]
-    assert [
-        each.revision for each in await store.owners.of_digests(TENANT, [second.digest, first.digest])
-    ] == [
-        first,
-        second,
-    ]
+    both = await store.owners.of_digests(TENANT, [second.digest, first.digest])
+    assert [each.revision for each in both] == [first, second]
 
 
 async def test_owners_are_found_by_a_prefix_of_a_digest(store: Store) -> None:

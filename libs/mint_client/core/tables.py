@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mint_client.core.columns import Column
+from mint_common.answer_ids import PREFIX_DIGITS
 
 Row = Mapping[str, object]
 MIB = 1 << 20
-DIGEST_CHARACTERS = 23
+DIGEST_CHARACTERS = len("sha256:") + PREFIX_DIGITS
 BAR_CELLS = 16
 SHOWN_CHARACTERS = 200
 """Characters of an answer that are shown."""

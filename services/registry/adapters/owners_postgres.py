@@ -12,7 +12,7 @@ _OF_DIGESTS = """
     SELECT name, base, revisions.* FROM revisions JOIN policies USING (policy_id)
     WHERE digest = ANY($2) AND tenant_id = $1 AND removed_at IS NULL ORDER BY name, number
 """
-# The first 16 digits are an index's; the rest is compared.
+# The index revisions_by_prefix covers the first 16 digits; starts_with checks the others.
 _OF_PREFIX = """
     SELECT name, base, revisions.* FROM revisions JOIN policies USING (policy_id)
     WHERE substr(digest, 8, 16) = substr($2, 8, 16) AND starts_with(digest, $2)

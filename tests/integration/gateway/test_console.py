@@ -217,7 +217,7 @@ def test_an_answer_is_found_by_its_revision(stack, person):
     assert "has no digest" in person.get("/console/find", params={"q": "hello"}).text
 
 
-def test_an_answer_is_found_by_its_id_with_the_moves_that_exposed_it(stack, person):
+def test_an_answer_is_found_by_its_id_with_the_aliases_that_pointed_at_its_revision(stack, person):
     reason = "because <b>"
     with stack.client() as mint:
         for revision in (1, 2, 1):

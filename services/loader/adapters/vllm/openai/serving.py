@@ -125,7 +125,7 @@ class VllmServing:
         serving.models = _models_of(serving.models, call.model)
         serving.engine_client = engine
         if call.operation.generates:
-            # Messages makes its request of chat itself, so a field of the client's request does not do.
+            # vLLM's Messages API builds its own chat request, so the client's request cannot carry the id.
             serving._base_request_id = lambda *_, **__: call.request_id  # noqa: SLF001
             admit = _Admitting(serving, engine)
             renderer = CallRenderer(self._renderers, call, admit=admit, turns=self._renders)
