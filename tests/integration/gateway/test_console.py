@@ -1,6 +1,7 @@
 """The console over real services: sessions, forms, races, other tenants, what a panel says of an outage."""
 
 import re
+import signal
 from collections.abc import Iterator
 
 import httpx
@@ -273,6 +274,20 @@ def test_a_part_that_is_down_leaves_its_panel_saying_so(stack, person):
         assert person.get("/console/jobs").status_code == 200
     finally:
         stack.start("rollout")
+
+
+def test_find_says_that_the_registry_does_not_answer(stack, person):
+    with stack.client() as mint:
+        digest = mint.get("/policies/counter/revisions/1").json()["digest"]
+    stack.processes["registry"].send(signal.SIGSTOP)
+    try:
+        page = person.get("/console/find", params={"q": digest}, timeout=30)
+    finally:
+        stack.processes["registry"].send(signal.SIGCONT)
+    assert page.status_code == 200
+    assert 'role="alert"' in page.text
+    assert f'value="{digest}"' in page.text, "what was typed is kept"
+    assert "counter@1" in person.get("/console/find", params={"q": digest}).text
 
 
 def test_signing_out_ends_the_session_of_the_browser(stack):
