@@ -9,6 +9,8 @@ of them is obsolete. An extension applies everywhere, or on the platform that it
 versions; one without ``apply`` is loaded by vLLM's own ``worker_extension_cls`` or ``scheduler_cls``.
 """
 
+import atexit
+import gc
 import logging
 import multiprocessing
 import os
@@ -57,6 +59,7 @@ def register() -> None:
     """Apply what this platform and version need. Idempotent; called once by vLLM in each process."""
     if not _is_named(PLUGIN):
         return
+    _collect_rarely()
     _repair()
     platform = _platform()
     for extension in EXTENSIONS:
@@ -76,6 +79,15 @@ def register_repairs() -> None:
 def _is_named(plugin: str) -> bool:
     """Return whether a plugin was requested by its name; without the variable vLLM calls all of them."""
     return plugin in os.environ.get("VLLM_PLUGINS", "").split(",")
+
+
+def _collect_rarely() -> None:
+    """Leave what was imported so far out of collections, and at exit all that is left.
+
+    vLLM unfreezes its objects when an engine ends, and Python's exit would scan them for 1.5 s.
+    """
+    gc.freeze()
+    atexit.register(gc.freeze)
 
 
 def _repair() -> None:

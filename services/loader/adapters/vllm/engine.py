@@ -43,7 +43,7 @@ _MAX_SHAPES = 64
 _MAX_LEAVING = 8
 _LEAVING_BYTES = 4 << 20
 """Maximum size of an adapter whose removal may wait until the next call into the engine's loop."""
-_STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
+_STOP_SECONDS = 2.0  # then it is killed: it has nothing to save
 
 
 class VllmEngine:
