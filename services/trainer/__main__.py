@@ -6,15 +6,18 @@ import sys
 # Before torch is imported by what follows: its thread pools read this once.
 os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("MINT_TRAINER_THREADS", "1"))
 
-from mint_common import telemetry
-from mint_common.errors import SettingInvalid
-from mint_common.private_files import make_files_private
-from mint_common.runtime.low_priority import let_session_give_way, let_thread_give_way
-from mint_common.runtime.service import run_process
-from mint_common.settings import read_settings
-from services.trainer.adapters.training.freed_memory import keep_freed_memory
-from services.trainer.app import NICENESS, run, run_rank
-from services.trainer.settings import TrainerSettings, read_process_rank
+from mint_common.runtime.importing import without_collections
+
+with without_collections():
+    from mint_common import telemetry
+    from mint_common.errors import SettingInvalid
+    from mint_common.private_files import make_files_private
+    from mint_common.runtime.low_priority import let_session_give_way, let_thread_give_way
+    from mint_common.runtime.service import run_process
+    from mint_common.settings import read_settings
+    from services.trainer.adapters.training.freed_memory import keep_freed_memory
+    from services.trainer.app import NICENESS, run, run_rank
+    from services.trainer.settings import TrainerSettings, read_process_rank
 
 
 def main() -> int:

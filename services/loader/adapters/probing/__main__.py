@@ -1,20 +1,16 @@
-"""`python -m services.loader.adapters.probing FOLDER`: the engine's side of a probe.
+"""`python -m services.loader.adapters.probing FOLDER`: the engine's side of a probe."""
 
-The engine process is spawned and imports this file again: what only this process needs is imported in `main`.
-"""
-
+import asyncio
+import signal
 import sys
+from pathlib import Path
+
+from mint_common.probing import ENGINE, REQUEST, EngineFindings, ProbeRequest, read_probe, write_probe
+from services.loader.adapters.probing.answering import answer_probe
 
 
 def main() -> int:
     """Run the engine's side. An error of the engine is written into its findings."""
-    import asyncio
-    import signal
-    from pathlib import Path
-
-    from mint_common.probing import ENGINE, REQUEST, EngineFindings, ProbeRequest, read_probe, write_probe
-    from services.loader.adapters.probing.answering import answer_probe
-
     # Leaving by an exception ends the engine too.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     folder = Path(sys.argv[1])

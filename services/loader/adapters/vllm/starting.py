@@ -19,6 +19,7 @@ from mint_common.adapters_format.layer_kinds import CHUNKED
 from mint_common.adapters_format.sites import FOLDED
 from mint_common.errors import SettingInvalid, Unavailable
 from mint_common.inference.fields import MAX_STOPS
+from mint_common.runtime.importing import without_collections
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.engine_stats import LatestUse, stat_logger
@@ -142,9 +143,10 @@ def start_engine(config: EngineConfig, builder: Builder) -> VllmEngine:
     Raises Unavailable when the plugin with the repairs is not installed, SettingInvalid for an engine
     argument whose value vLLM refuses.
     """
-    _prepare(config)
-    # Imports that fail inside vLLM keep the frames that led to them: the engine must be in none of those.
-    importlib.import_module("vllm.v1.engine.async_llm")
+    with without_collections():
+        _prepare(config)
+        # Imports that fail inside vLLM keep the frames that led to them: the engine must be in none of those.
+        importlib.import_module("vllm.v1.engine.async_llm")
     return _started(config, builder)
 
 

@@ -7,11 +7,14 @@ import os
 import sys
 import threading
 
-from mint_common.errors import MintError
-from services.trainer.adapters.distributed.follower import run_follower
-from services.trainer.adapters.distributed.ranks import find_store
-from services.trainer.adapters.training.freed_memory import keep_freed_memory
-from services.trainer.core.ranks import read_rank_start
+from mint_common.runtime.importing import without_collections
+
+with without_collections():
+    from mint_common.errors import MintError
+    from services.trainer.adapters.distributed.follower import run_follower
+    from services.trainer.adapters.distributed.ranks import find_store
+    from services.trainer.adapters.training.freed_memory import keep_freed_memory
+    from services.trainer.core.ranks import read_rank_start
 
 
 def main() -> int:
