@@ -10,6 +10,7 @@ from mint_common.answer_ids import PREFIX_DIGITS
 Row = Mapping[str, object]
 MIB = 1 << 20
 DIGEST_CHARACTERS = len("sha256:") + PREFIX_DIGITS
+"""Characters of a shown digest, which the console's Find takes."""
 BAR_CELLS = 16
 SHOWN_CHARACTERS = 200
 """Characters of an answer that are shown."""

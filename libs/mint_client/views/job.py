@@ -22,7 +22,7 @@ from mint_client.core.jobs import (
     tiers_of,
 )
 from mint_client.core.refusals import WatchLostError
-from mint_client.core.tables import cells
+from mint_client.core.tables import DIGEST_CHARACTERS, cells
 from mint_client.views.terminal import make_table
 from mint_common.errors import MintError
 
@@ -144,10 +144,10 @@ class JobView:
 def _line(step: StepNow, tiers: Mapping[str, str]) -> str:
     row = step_row(step, tiers)
     reward = "" if step.reward_mean is None else f"{step.reward_mean:.2f}"
-    number, short = ("", "") if step.revision is None else (step.revision.number, step.revision.digest[7:19])
+    number, digest = ("", "") if step.revision is None else (step.revision.number, step.revision.digest)
     sampled = f"step {step.step:>3}  sampled {row['sampled'] or '':>4}  reward {reward:>4}"
     scored = "" if step.valid_reward_mean is None else f"  valid reward {step.valid_reward_mean:.2f}"
-    return f"{sampled}  revision {number:>3}  {short}  {row['tier']}{scored}"
+    return f"{sampled}  revision {number:>3}  {digest[7:DIGEST_CHARACTERS]}  {row['tier']}{scored}"
 
 
 def _file_line(job: JobNow, step: StepNow, *, only: str = "") -> str:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mint_client.core.tables import DIGEST_CHARACTERS
 from services.standalone.adapters.bases import DEMO_FOLDER
 from services.standalone.commands.options import DTypeOption, state_folder
 from services.standalone.demo.report import Report
@@ -72,6 +73,6 @@ def _summary(report: Report) -> Table:
     table.add_column("digest", no_wrap=True)
     first, last = report.revisions[0], report.revisions[-1]
     table.add_row(report.base, f"{accuracy.base:.3f}", "")
-    table.add_row(f"demo@{first.number}", f"{accuracy.first:.3f}", first.digest[:19])
-    table.add_row(f"demo@{last.number}", f"{accuracy.last:.3f}", last.digest[:19])
+    table.add_row(f"demo@{first.number}", f"{accuracy.first:.3f}", first.digest[:DIGEST_CHARACTERS])
+    table.add_row(f"demo@{last.number}", f"{accuracy.last:.3f}", last.digest[:DIGEST_CHARACTERS])
     return table

@@ -8,6 +8,7 @@ import msgspec
 from mint_client.adapters.public_api import PublicApi, path_of
 from mint_client.core.jobs import Ref
 from mint_client.core.refusals import LocalFailureError
+from mint_client.core.tables import DIGEST_CHARACTERS
 from mint_client.views.job import JobObserver, follow_job
 from services.standalone.core.plan import DType
 from services.standalone.demo.checks import AliasAnswer, DemoResult, contrasting_prompt
@@ -65,7 +66,8 @@ def run_scenario(api: PublicApi, scenario: Scenario, *, watch: JobObserver, say:
     def ask(why: str, number: int) -> AliasAnswer:
         question = prompts[contrast or 0].text
         answer = api.complete(f"{POLICY}@prod", question, max_tokens=recipe.max_new_tokens)
-        say(f"prod -> revision {number} ({why}): {question!r} -> {answer.text!r} by {answer.header[:19]}")
+        digest = answer.header[:DIGEST_CHARACTERS]
+        say(f"prod -> revision {number} ({why}): {question!r} -> {answer.text!r} by {digest}")
         return AliasAnswer(alias_target=f"{number}: {why}", number=number, answer=answer)
 
     answers = _move_prod(api, revisions[0], to_best, ask)
