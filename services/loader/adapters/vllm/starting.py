@@ -89,7 +89,8 @@ def plan_for_device(asked: Asked, *, base_dir: Path, threads: int, quantization:
 
 def find_device() -> Device:
     """Return what vLLM computes on here, without a context on it. Raises Unavailable."""
-    from vllm.platforms import current_platform
+    with without_collections():
+        from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
         return Device(kind="cpu", count=1, has_bfloat16=True)
@@ -143,8 +144,8 @@ def start_engine(config: EngineConfig, builder: Builder) -> VllmEngine:
     Raises Unavailable when the plugin with the repairs is not installed, SettingInvalid for an engine
     argument whose value vLLM refuses.
     """
+    _prepare(config)
     with without_collections():
-        _prepare(config)
         # Imports that fail inside vLLM keep the frames that led to them: the engine must be in none of those.
         importlib.import_module("vllm.v1.engine.async_llm")
     return _started(config, builder)
@@ -156,7 +157,8 @@ def run_workers(config: EngineConfig) -> None:
     Blocks. Must run in the main thread. Raises as `start_engine`.
     """
     _prepare(config)
-    from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+    with without_collections():
+        from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
     vllm_config, _, _ = _with_routes(_checked(config, engine_arguments(config)), config)
     executor = MultiprocExecutor(vllm_config, monitor_workers=False)
