@@ -30,6 +30,7 @@ from spreading import (  # noqa: F401  # hooks of pytest's
     pytest_xdist_make_scheduler,
 )
 
+from mint_common.runtime.importing import without_collections
 from tests.own_servers import READY_SECONDS, RunningServer, make_nats, make_postgres
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,12 +50,8 @@ def pytest_collection() -> Generator[None, object, object]:
 
     A million objects stay until the end: each full collection of garbage would take half a second.
     """
-    gc.disable()
-    try:
+    with without_collections():
         return (yield)
-    finally:
-        gc.enable()
-        gc.freeze()
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:

@@ -330,8 +330,8 @@ def test_what_is_not_given_out(wide, stack) -> None:
             assert retired.status_code == 200, "leaving is allowed, as with adapter.tar"
         folder = (wide.blobs / policy.latest.manifest.uri).parent
         (folder / "adapter_model.safetensors").unlink()
-        lost = mint.get("/policies/kept-apart/revisions/1/merged.tar")
-        assert (lost.status_code, lost.json()["error"]["code"]) == (422, "blob_missing")
+        with begun(mint, path="/policies/kept-apart/revisions/1/merged.tar") as lost:
+            assert (lost.status_code, json.loads(lost.read())["error"]["code"]) == (422, "blob_missing")
 
 
 def test_quantized_weights_take_no_sum(wide, stack) -> None:
