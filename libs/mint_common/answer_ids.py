@@ -21,7 +21,12 @@ _BASE = re.compile(r"\bbase:\S")
 def answer_id(revision: RevisionRef | None) -> str:
     """Return a fresh id of an answer by a revision, or by a base (None)."""
     own = new_id(_KIND)
-    return own if revision is None else f"{own}_{revision.digest.removeprefix('sha256:')[:PREFIX_DIGITS]}"
+    return own if revision is None else f"{own}_{digest_prefix(revision.digest)}"
+
+
+def digest_prefix(digest: str) -> str:
+    """Return the first 16 hexadecimal digits of a digest."""
+    return digest.removeprefix("sha256:")[:PREFIX_DIGITS]
 
 
 def is_base_answer(text: str) -> bool:

@@ -22,8 +22,9 @@ from mint_client.core.jobs import (
     tiers_of,
 )
 from mint_client.core.refusals import WatchLostError
-from mint_client.core.tables import DIGEST_CHARACTERS, cells
+from mint_client.core.tables import cells
 from mint_client.views.terminal import make_table
+from mint_common.answer_ids import digest_prefix
 from mint_common.errors import MintError
 
 SHOWN_STEPS = 12
@@ -147,7 +148,7 @@ def _line(step: StepNow, tiers: Mapping[str, str]) -> str:
     number, digest = ("", "") if step.revision is None else (step.revision.number, step.revision.digest)
     sampled = f"step {step.step:>3}  sampled {row['sampled'] or '':>4}  reward {reward:>4}"
     scored = "" if step.valid_reward_mean is None else f"  valid reward {step.valid_reward_mean:.2f}"
-    return f"{sampled}  revision {number:>3}  {digest[7:DIGEST_CHARACTERS]}  {row['tier']}{scored}"
+    return f"{sampled}  revision {number:>3}  {digest_prefix(digest)}  {row['tier']}{scored}"
 
 
 def _file_line(job: JobNow, step: StepNow, *, only: str = "") -> str:

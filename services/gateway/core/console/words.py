@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from mint_common.answer_ids import PREFIX_DIGITS
+from mint_common.answer_ids import digest_prefix
 
 SAID: Mapping[str, str] = {
     "moved": "The alias points at the revision now.",
@@ -101,7 +101,7 @@ def ago(seconds: Any, now: float) -> str:  # Any: of JSON
 
 def short(digest: Any) -> str:  # Any: of JSON
     """Return the first digits of a digest, by which it is found."""
-    return str(digest or NONE).removeprefix("sha256:")[:PREFIX_DIGITS]
+    return digest_prefix(str(digest or NONE))
 
 
 def mean(values: Sequence[float]) -> float | None:
